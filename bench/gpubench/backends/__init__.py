@@ -1,0 +1,1 @@
+"""One file a backend; see gpubench.device for what it defines."""

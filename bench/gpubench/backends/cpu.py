@@ -1,0 +1,96 @@
+"""The processor: real measurements on any laptop, through the same loop as a GPU."""
+
+import ctypes
+import platform
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from gpubench.device import Device, DeviceInfo
+from gpubench.environment import core_count, processor_facts, processor_name
+from gpubench.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpubench.workload import Work
+
+PRIORITY = 0
+
+# A core of a recent server or laptop does about this much in torch's large kernels. Planning
+# needs a figure that is the same in every run of one machine, so it is not measured.
+NOMINAL_FLOPS_PER_CORE = 8e10
+NOMINAL_BYTES_PER_S = 1e10
+UNKNOWN_CACHE_BYTES = 32 * 2**20
+
+
+def present() -> list[DeviceInfo]:
+    """The one processor; it is always here."""
+    return [describe()]
+
+
+def open(selector: str) -> "ProcessorDevice":  # noqa: A001 - the name of the backend contract
+    """Open the processor; it takes no selector."""
+    if selector:
+        raise UsageError(f"the cpu takes no number, got 'cpu:{selector}'", "give --device cpu")
+    return ProcessorDevice()
+
+
+class ProcessorDevice(Device):
+    """Runs steps synchronously; time is the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.info = describe()
+
+    def unsupported(self, precision: str) -> str | None:
+        """Formats that this processor lacks or that torch only emulates on it."""
+        if precision == "tf32":
+            return "tf32 is a format of NVIDIA tensor cores (Ampere and later); a CPU has none"
+        if precision == "fp8":
+            return "fp8 is a format of NVIDIA tensor cores (Ada and later); a CPU has none"
+        facts = processor_facts()
+        flags = set((facts.get("flags") or facts.get("Features") or "").split())
+        if precision == "bf16" and flags and not flags & {"avx512_bf16", "amx_bf16", "bf16"}:
+            return "this processor has no bf16 instructions; torch would emulate them"
+        if precision == "fp16" and flags and not flags & {"avx512_fp16", "amx_fp16", "asimdhp"}:
+            return "this processor has no fp16 arithmetic; torch would emulate it"
+        return None
+
+    @cached_property
+    def _eviction_buffer(self) -> ctypes.Array[ctypes.c_char]:
+        return ctypes.create_string_buffer(2 * (self.info.cache_bytes or UNKNOWN_CACHE_BYTES))
+
+    def flush(self) -> None:
+        """Write twice the last-level cache, so that nothing of the last step is left in it."""
+        ctypes.memset(self._eviction_buffer, 1, len(self._eviction_buffer))
+
+    def expected_s(self, work: "Work", precision: str | None) -> float | None:
+        """Compute plus memory at nominal rates."""
+        rate = NOMINAL_FLOPS_PER_CORE * core_count() * (0.5 if precision == "fp64" else 1.0)
+        return (work.flops or 0.0) / rate + (work.bytes or 0.0) / NOMINAL_BYTES_PER_S
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Python's own error, and the text of torch's allocator, which has no type for it."""
+        return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def describe() -> DeviceInfo:
+    """What the operating system tells of the processor."""
+    card = processor_name()
+    return DeviceInfo(
+        name="cpu",
+        backend="cpu",
+        card=card,
+        card_id="cpu-" + "-".join("".join(c if c.isalnum() else " " for c in card).lower().split()),
+        architecture=platform.machine().replace("AMD64", "x86_64"),
+        memory_bytes=psutil.virtual_memory().total,
+        cache_bytes=last_level_cache_bytes(),
+    )
+
+
+def last_level_cache_bytes() -> int | None:
+    """Largest cache that Linux lists for the first core; None where unknown."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    units = {"K": 2**10, "M": 2**20}
+    texts = [path.read_text().strip() for path in sizes]
+    return max((int(text[:-1]) * units[text[-1]] for text in texts if text[-1] in units), default=None)

@@ -1,0 +1,157 @@
+"""The catalogue: what each NVIDIA card is, as data. Needs nothing but the standard library.
+
+``data/cards.csv`` holds reference clocks and *dense* peaks with their source, confidence and
+cross-checks per row. A device is matched by the name its driver reports and, where two cards
+share a name (RTX 3080 10 and 12 GB), by its memory.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from gpubench.errors import unknown_name
+
+CATALOGUE = Path(__file__).parent / "data" / "cards.csv"
+GIB = 2**30
+
+# First compute capability with the format in hardware: NVIDIA's CUDA C++ Programming Guide,
+# table of arithmetic throughputs. BF16 before Ampere is emulated, at a tenth of FP16's rate.
+FIRST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (6, 1), "fp16": (5, 3)}
+_FIRST_NAME = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal", "fp16": "Pascal"}
+
+# Shares of the peak that large kernels commonly reach, for planning and for the virtual clock
+# only: a nominal figure, no result. Launching a kernel from Python takes about 5 µs.
+NOMINAL_COMPUTE_SHARE = 0.6
+NOMINAL_BANDWIDTH_SHARE = 0.8
+NOMINAL_LAUNCH_S = 5e-6
+
+
+@dataclass(frozen=True)
+class Card:
+    """One row of the catalogue, in base units; None is unknown or not applicable."""
+
+    card_id: str
+    name: str
+    architecture: str
+    compute_capability: str
+    sm_count: int
+    memory_bytes: int
+    bandwidth: float
+    cache_bytes: int
+    peaks: dict[str, float]
+    power_w: float
+    launch_date: str
+    launch_price_usd: float | None
+    source: str
+    confidence: str
+    driver_names: tuple[str, ...]
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability as numbers, (8, 9)."""
+        major, minor = self.compute_capability.split(".")
+        return int(major), int(minor)
+
+    def peak_flops(self, precision: str) -> float | None:
+        """Dense peak in FLOP/s of products in ``precision``; None where the card lacks it."""
+        if unsupported_precision(self.capability, precision):
+            return None
+        return self.peaks.get(precision)
+
+    def nominal_s(
+        self, flops: float | None, moved_bytes: float | None, precision: str | None
+    ) -> float:
+        """Roughly the time of a step: compute plus memory plus one launch, at nominal shares."""
+        seconds = NOMINAL_LAUNCH_S
+        peak = self.peak_flops(precision or "fp32") or self.peaks["fp32"]
+        seconds += (flops or 0.0) / (peak * NOMINAL_COMPUTE_SHARE)
+        return seconds + (moved_bytes or 0.0) / (self.bandwidth * NOMINAL_BANDWIDTH_SHARE)
+
+
+def unsupported_precision(capability: tuple[int, int], precision: str) -> str | None:
+    """Why a card of this compute capability can't do ``precision`` in hardware; None if it can."""
+    first = FIRST_CAPABILITY.get(precision)
+    if first is None or capability >= first:
+        return None
+    major, minor = capability
+    return (
+        f"{precision} begins with {_FIRST_NAME[precision]} (compute capability {first[0]}.{first[1]}); "
+        f"this card has {major}.{minor}"
+    )
+
+
+@cache
+def catalogue() -> dict[str, Card]:
+    """Every card by its id, in the file's order: by series, then size."""
+    with CATALOGUE.open(encoding="utf-8", newline="") as lines:
+        return {row["card_id"]: _card(row) for row in csv.DictReader(lines)}
+
+
+def get_card(card_id: str) -> Card:
+    """The card ``card_id``.
+
+    Raises:
+        UsageError: the catalogue has none of that id.
+    """
+    if card_id not in catalogue():
+        raise unknown_name("card", card_id, catalogue())
+    return catalogue()[card_id]
+
+
+def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:
+    """The card that a driver reports under ``driver_name``; None if the catalogue lacks it.
+
+    Where several share the name, the one whose memory is nearest.
+    """
+    wanted = _plain(driver_name)
+    matches = [card for card in catalogue().values() if wanted in map(_plain, card.driver_names)]
+    if not matches:
+        return None
+    if memory_bytes is None:
+        return matches[0] if len(matches) == 1 else None
+    return min(matches, key=lambda card: abs(card.memory_bytes - memory_bytes))
+
+
+def _plain(name: str) -> str:
+    """Drivers differ in the maker's prefix and in spacing."""
+    return " ".join(name.replace("NVIDIA", "").split()).casefold()
+
+
+def _card(row: dict[str, str]) -> Card:
+    """One row of the file, with its units made SI."""
+
+    def number(column: str) -> float | None:
+        return float(row[column]) if row[column] else None
+
+    columns = {
+        "fp64": "fp64_tflops",
+        "fp32": "fp32_tflops",
+        "tf32": "tf32_tensor_tflops_dense",
+        "fp16": "fp16_tensor_tflops_dense_fp32acc",
+        "bf16": "bf16_tensor_tflops_dense",
+        "fp8": "fp8_tensor_tflops_dense",
+        "int8": "int8_tensor_tops_dense",
+    }
+    rates = {precision: number(column) or 0.0 for precision, column in columns.items()}
+    # Without tensor cores an FP16 product runs on the CUDA cores: at FP32's rate on Pascal, where
+    # libraries widen to FP32, and at twice that on GTX 16, which has FP16 units instead.
+    rates["fp16"] = rates["fp16"] or max(rates["fp32"], number("fp16_tflops_nontensor") or 0.0)
+    return Card(
+        card_id=row["card_id"],
+        name=row["name"],
+        architecture=row["architecture"],
+        compute_capability=row["compute_capability"],
+        sm_count=int(row["sm_count"]),
+        memory_bytes=int(float(row["memory_gib"]) * GIB),
+        bandwidth=float(row["memory_bandwidth_gbs"]) * 1e9,
+        cache_bytes=int(float(row["l2_mib"]) * 2**20),
+        peaks={precision: rate * 1e12 for precision, rate in rates.items() if rate},
+        power_w=float(row["tdp_w"]),
+        launch_date=row["launch_date"],
+        launch_price_usd=number("launch_price_usd"),
+        source=row["source"],
+        confidence=row["confidence"],
+        driver_names=(row["name"], *(name for name in row["name_aliases"].split("|") if name)),
+    )
+

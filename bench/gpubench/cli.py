@@ -1,0 +1,352 @@
+"""The command: parse, one call, print.
+
+Nothing heavy is imported before a verb runs, and only what that verb needs: `--help` has to
+answer at once, and reading verbs work where torch is not installed. Tables and JSON go to
+standard output, everything else to standard error.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import NoReturn
+
+from gpubench import errors
+
+FORMATS = ("table", "json", "csv", "markdown")
+LISTS = ("workloads", "suites", "cards", "profiles", "figures")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors of two lines: what is wrong, and the next step."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the problem without the usage text, which would bury it."""
+        remedy = f"`{self.prog} --help` shows what it takes"
+        word = next((word for word in message.split("'")[1::2]), "")
+        choices = message.partition("choose from ")[2].rstrip(")").replace("'", "").split(", ")
+        if close := get_close_matches(word, choices, n=1):
+            remedy = f"did you mean {close[0]!r}? {remedy}"
+        self.exit(errors.EXIT_USAGE, f"gpubench: {message.partition(' (choose')[0]}\n  → {remedy}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status. No traceback for what a user can cause."""
+    arguments = parser().parse_args(argv)
+    try:
+        status: int = arguments.verb(arguments)
+        sys.stdout.flush()
+    except errors.GpubenchError as error:
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("gpubench: interrupted", file=sys.stderr)
+        return errors.EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return errors.EXIT_DONE
+    except ModuleNotFoundError as error:
+        complain(missing_module(error))
+        return errors.EXIT_ENVIRONMENT
+    return status
+
+
+def complain(error: errors.GpubenchError) -> None:
+    """Print an error's two lines."""
+    print(f"gpubench: {error}", file=sys.stderr)
+    if error.remedy:
+        print(f"  → {error.remedy}", file=sys.stderr)
+
+
+def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:
+    """A dependency that is not installed; anything else is a bug and raised again."""
+    extras = {"torch": "run", "transformers": "run", "ray": "fleet"}
+    name = (error.name or "").partition(".")[0]
+    if not name or name == "gpubench":
+        raise error
+    wanted = f"[{extras[name]}]" if name in extras else ""
+    return errors.EnvironmentRefused(
+        f"this needs {name}, which is not installed",
+        f"pip install 'gpubench-suite{wanted}'",
+    )
+
+
+def parser() -> Parser:
+    """All verbs and flags."""
+    top = Parser(
+        prog="gpubench",
+        description="Measure a GPU or CPU for training, keep the results, compare them honestly.",
+        epilog="exit status: 0 done, 1 --fail-on was met, 2 wrong usage or unreadable input, "
+        "3 a case failed, 4 this environment was refused, 130 interrupted",
+    )
+    top.add_argument("--version", action=PrintVersion, nargs=0, help="print the version")
+    verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
+    for name, (verb, add_arguments, text) in VERBS.items():
+        sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        add_arguments(sub)
+        sub.set_defaults(verb=verb)
+    return top
+
+
+class PrintVersion(argparse.Action):
+    """``--version``."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        """Print it and leave."""
+        from gpubench import __version__
+
+        print(f"gpubench {__version__}")
+        raise SystemExit(0)
+
+
+def add_format(sub: argparse.ArgumentParser) -> None:
+    """``--format``, the same for every verb that prints rows."""
+    sub.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+
+
+def add_results(sub: argparse.ArgumentParser) -> None:
+    """``RESULTS…``, the same for every verb that reads result files."""
+    sub.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="result files, globs, folders or s3:// URLs"
+    )
+
+
+# devices ---------------------------------------------------------------------------------------
+
+
+def add_devices(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``devices``."""
+    add_format(sub)
+
+
+def devices(arguments: argparse.Namespace) -> int:
+    """Print what is here."""
+    from dataclasses import asdict
+
+    from gpubench import render
+    from gpubench.cards import catalogue
+    from gpubench.device import present
+
+    found = [
+        asdict(info) | {"in_catalogue": info.card_id in catalogue(), "uuid": None} for info in present()
+    ]
+    columns = (
+        render.Column("name", "--device"),
+        render.Column("card", "card"),
+        render.Column("architecture", "architecture"),
+        render.Column("memory_bytes", "memory", render.gibibytes, right=True),
+        render.Column("cache_bytes", "last-level cache", render.gibibytes, right=True),
+        render.Column("card_id", "card id"),
+        render.Column("in_catalogue", "in catalogue", lambda known: "yes" if known else "no"),
+    )
+    print(render.rows(found, columns, arguments.format, "devices"), end="")
+    return errors.EXIT_DONE
+
+
+# list ------------------------------------------------------------------------------------------
+
+
+def add_list(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``list``."""
+    sub.add_argument("what", choices=LISTS, help="what to list")
+    add_format(sub)
+
+
+def list_(arguments: argparse.Namespace) -> int:
+    """Print the extensions of a kind, or the card catalogue."""
+    from gpubench import listing, render
+
+    found, columns = listing.listing(arguments.what)
+    print(render.rows(found, columns, arguments.format, arguments.what), end="")
+    return errors.EXIT_DONE
+
+
+# run -------------------------------------------------------------------------------------------
+
+
+def add_run(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``run``."""
+    sub.add_argument("--suite", metavar="NAME|FILE.toml", help="default: quick")
+    sub.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda:0 or virtual:CARD"
+    )
+    sub.add_argument(
+        "--trials", type=positive, metavar="N", help="repeat the suite in N fresh processes"
+    )
+    sub.add_argument("--budget", type=time_span, metavar="TIME", help="whole run at most, as 90s or 10m")
+    sub.add_argument("--only", action="append", default=[], metavar="GLOB", help="cases or workloads")
+    sub.add_argument("--skip", action="append", default=[], metavar="GLOB", help="cases or workloads")
+    sub.add_argument(
+        "-o", "--output", default="results", metavar="DIR|FILE", help="default: results"
+    )
+    sub.add_argument("--resume", metavar="FILE", help="complete an earlier file in place")
+    sub.add_argument("--dry-run", action="store_true", help="say what would run, and for how long")
+    sub.add_argument(
+        "--identify", action="store_true", help="unsalted hashes of machine and card identities"
+    )
+    add_format(sub)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure a suite."""
+    from gpubench import console
+    from gpubench.run import Execution, Request, plan, resumed
+    from gpubench.suite import load_suite
+
+    earlier = resumed(arguments.resume) if arguments.resume else None
+    suite_name = arguments.suite or (earlier.suite if earlier else "quick")
+    request = Request(
+        suite=load_suite(suite_name).select(arguments.only, arguments.skip),
+        device=arguments.device,
+        trials=arguments.trials or (earlier.trials if earlier else 1),
+        budget_s=arguments.budget,
+        identify=arguments.identify,
+    )
+    if arguments.dry_run:
+        console.print_plan(request, plan(request), arguments.format)
+        return errors.EXIT_DONE
+    execution = Execution(request, arguments.output, arguments.resume)
+    try:
+        console.follow(execution)
+    finally:
+        if execution.path and execution.records:
+            console.print_result(execution, arguments.format)
+    return errors.EXIT_CASE_FAILED if execution.failures else errors.EXIT_DONE
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def time_span(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1.5h``, in seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:].lower())
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time span such as 90s, 10m or 1.5h")
+    return value
+
+
+# show, compare, report, validate -----------------------------------------------------------------
+
+
+def add_show(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``show``."""
+    add_results(sub)
+    add_format(sub)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Print result files as one table."""
+    from gpubench import render, table
+
+    found = table.with_text(table.as_rows(table.summary(table.load(arguments.results))))
+    print(render.rows(found, table.COLUMNS, arguments.format, "results"), end="")
+    for row in found:
+        if row["reason"]:
+            print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
+    return errors.EXIT_DONE
+
+
+def add_compare(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``compare``."""
+    add_results(sub)
+    sub.add_argument("--baseline", metavar="X", help="beginning of a side's label; default: the oldest")
+    sub.add_argument(
+        "--by",
+        choices=("card", "run", "torch", "driver"),
+        help="what tells the sides apart; default: card where there are several, else run",
+    )
+    sub.add_argument(
+        "--min-effect", type=share, default=0.01, metavar="PERCENT", help="default: 1%%"
+    )
+    sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
+    add_format(sub)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print verdicts."""
+    from gpubench import render, table
+    from gpubench import compare as comparison
+
+    frame = table.load(arguments.results)
+    found = comparison.compare(frame, arguments.by, arguments.baseline, arguments.min_effect)
+    for row in found:
+        row["speedup_text"] = comparison.show_speedup(row)
+    print(render.rows(found, comparison.COLUMNS, arguments.format, "comparison"), end="")
+    for line in comparison.conclusions(found):
+        print(line, file=sys.stderr)
+    failed = any(row["verdict"] == arguments.fail_on for row in found)
+    return errors.EXIT_CONDITION_MET if failed else errors.EXIT_DONE
+
+
+def share(text: str) -> float:
+    """``1%`` or ``1`` → 0.01."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 1%")
+    return value
+
+
+def add_report(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``report``."""
+    add_results(sub)
+    sub.add_argument(
+        "-o", "--output", default="reports/index.html", metavar="FILE", help="default: reports/index.html"
+    )
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the HTML report."""
+    from gpubench.report import write_report
+    from gpubench.table import load
+
+    print(f"reading {len(arguments.results)} result argument(s) …", file=sys.stderr)
+    path = write_report(load(arguments.results), arguments.output)
+    print(path)
+    return errors.EXIT_DONE
+
+
+def add_validate(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``validate``."""
+    add_results(sub)
+    add_format(sub)
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Check result files one by one; exit 2 if one is not readable."""
+    from gpubench import render, store
+
+    found = [store.examine(path) for path in store.expand(arguments.results)]
+    columns = (
+        render.Column("file", "file"),
+        render.Column("valid", "valid", lambda valid: "yes" if valid else "NO"),
+        render.Column("rows", "rows", right=True),
+        render.Column("problem", "problem"),
+    )
+    print(render.rows(found, columns, arguments.format, "validation"), end="")
+    return errors.EXIT_DONE if all(row["valid"] for row in found) else errors.EXIT_USAGE
+
+
+Verb = tuple[
+    Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str
+]
+VERBS: dict[str, Verb] = {
+    "devices": (devices, add_devices, "what is here, and which card of the catalogue it is"),
+    "list": (list_, add_list, "what there is: workloads, suites, cards, profiles or figures"),
+    "run": (run, add_run, "measure a suite and keep the results"),
+    "show": (show, add_show, "result files as one readable table"),
+    "compare": (compare, add_compare, "which is faster, and is that real"),
+    "report": (report, add_report, "one HTML page of results, offline"),
+    "validate": (validate, add_validate, "check that result files are whole and well-formed"),
+}

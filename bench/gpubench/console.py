@@ -1,0 +1,113 @@
+"""Progress and results of a run, for people at a terminal and for logs.
+
+Progress goes to standard error: a live line on a terminal, one plain line per case elsewhere.
+"""
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from gpubench import render, stats
+from gpubench.record import Record
+from gpubench.run import Execution, Finished, Plan, Request, Started
+
+# The display must not take time from what is measured beside it.
+REFRESHES_PER_S = 2
+
+
+def follow(execution: Execution) -> None:
+    """Run it, showing what runs now, the last result, and the time left."""
+    console = Console(stderr=True, highlight=False)
+    live = console.is_terminal
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+        console=console,
+        refresh_per_second=REFRESHES_PER_S,
+        transient=True,
+    )
+    shown: AbstractContextManager[Any] = progress if live else nullcontext()
+    print(f"opening {execution.device} …", file=sys.stderr)
+    with shown:
+        task = progress.add_task("starting", total=None, left="")
+        for event in execution:
+            if isinstance(event, Started):
+                left = f"about {render.duration(event.left_s)} left"
+                progress.update(
+                    task, description=event.case.id, total=event.total,
+                    completed=event.position - 1, left=left,
+                )
+                counted = f"[{event.position}/{event.total}]"
+            elif isinstance(event, Finished):
+                line = f"{counted} {describe(event.record)}"
+                if live:
+                    progress.console.print(line, markup=False, soft_wrap=True)
+                else:
+                    print(f"{line}   ({left})", file=sys.stderr, flush=True)
+
+
+def describe(record: Record) -> str:
+    """One line for one row: ``gemm:…  1.23 ms ±0.4 %  unconverged``."""
+    name = record.case_id + (f" trial {record.trial}" if record.trial > 1 else "")
+    if not record.samples_s:
+        return f"{name}  {record.status}: {record.reason}"
+    interval = stats.median_interval(record.samples_s)
+    flags = "  " + " ".join(record.flags) if record.flags else ""
+    spread = render.plus_minus(interval.half_width)
+    return f"{name}  {render.seconds(interval.estimate)} {spread}{flags}"
+
+
+def print_plan(request: Request, plan: Plan, form: str) -> None:
+    """What ``--dry-run`` shows."""
+    rows = [
+        {
+            "case_id": case.id,
+            "cache": case.cache,
+            "expected_step_s": forecast.step_s,
+            "expected_s": plan.case_s(forecast) or None,
+            "left_out": forecast.left_out,
+        }
+        for case, forecast in plan.forecasts
+    ]
+    columns = (
+        render.Column("case_id", "case"),
+        render.Column("cache", "cache"),
+        render.Column("expected_s", "takes about", render.seconds, right=True),
+        render.Column("left_out", "left out"),
+    )
+    print(render.rows(rows, columns, form, "plan"), end="")
+    kept = sum(1 for row in rows if not row["left_out"])
+    trials = f"{request.trials} trials of " if request.trials > 1 else ""
+    whole = render.duration(plan.seconds * request.trials)
+    print(
+        f"{trials}{kept} cases on {plan.environment['card']}, about {whole}; "
+        f"{len(rows) - kept} left out",
+        file=sys.stderr,
+    )
+
+
+def print_result(execution: Execution, form: str) -> None:
+    """The table of a finished or interrupted run, its failures, and where it is kept."""
+    from gpubench import table
+
+    frame = table.load([str(execution.path)])
+    rows = table.with_text(table.as_rows(table.summary(frame)))
+    columns = [column for column in table.COLUMNS if column.key not in {"architecture", "card"}]
+    shown = rows if form != "table" else [row for row in rows if row["status"] != "unsupported"]
+    if form == "table":
+        info = rows[0]
+        print(f"{render.clean(info['card'])} · {render.clean(info['architecture'])}\n")
+    print(render.rows(shown, columns, form, "results"), end="")
+    for row in rows:
+        if row["reason"] and row["status"] != "unsupported":
+            print(f"{row['case_id']}: {render.clean(row['reason'])}", file=sys.stderr)
+    unsupported = sum(row["status"] == "unsupported" for row in rows)
+    if unsupported:
+        print(f"{unsupported} cases not supported here; `gpubench show` says why", file=sys.stderr)
+    print(f"kept in {execution.path}", file=sys.stderr)

@@ -1,0 +1,151 @@
+"""Where a measurement ran, without saying whose machine it is.
+
+Host names, user names and paths are never kept. Identities become hashes with a salt that is made
+once per installation, so that one's own files can be told apart by machine and a stranger learns
+nothing; ``identify`` leaves the salt out, for fleets that want to recognise their machines.
+"""
+
+import getpass
+import hashlib
+import os
+import platform
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import uuid
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gpubench
+from gpubench import plugins
+from gpubench.device import Device
+
+
+def describe(device: Device, *, identify: bool = False) -> dict[str, Any]:
+    """The provenance columns of `record.Record` for this process and device."""
+    facts = asdict(device.info)
+    for column in ("name", "cache_bytes"):
+        del facts[column]
+    unique = facts.pop("uuid")
+    return facts | {
+        "provenance": device.provenance,
+        "device_uuid_hash": _hashed(unique, identify=identify) if unique else None,
+        "host_hash": _hashed(_machine_identity(), identify=identify),
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.release()}",
+        "cpu": processor_name(),
+        "gpubench_version": gpubench.__version__,
+        **_software(),
+        **_checkout_state(),
+    }
+
+
+def _software() -> dict[str, Any]:
+    """Versions, read from what is already imported; nothing is imported for it."""
+    found: dict[str, Any] = {"torch": _version("torch")}
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        found["cupy"] = found.get("cupy") or _version(name)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found |= {
+            "torch": str(torch.__version__),
+            "cuda": torch.version.cuda,
+            "threads": torch.get_num_threads(),
+        }
+        cudnn = torch.backends.cudnn.version() if torch.version.cuda else None
+        found["cudnn"] = str(cudnn) if cudnn else None
+    return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def core_count() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def processor_facts() -> dict[str, str]:
+    """First core's lines of Linux's /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.exists() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def processor_name() -> str:
+    """The processor's model, or failing that its architecture, with the cores in use."""
+    model = processor_facts().get("model name") or platform.processor() or platform.machine()
+    return f"{model} ({core_count()} cores)"
+
+
+def _checkout_state() -> dict[str, Any]:
+    """Commit of the checkout that gpubench runs from; unknown when it is installed."""
+    root = plugins.checkout()
+    if root is None:
+        return {}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]  # noqa: S607 - the user's own git
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _hashed(identity: str, *, identify: bool) -> str:
+    salt = b"" if identify else _salt()
+    return hashlib.blake2b(identity.encode(), key=salt, digest_size=8).hexdigest()
+
+
+def _machine_identity() -> str:
+    """The operating system's own identity; else the network card's address."""
+    path = Path("/etc/machine-id")
+    return (path.read_text().strip() if path.exists() else "") or str(uuid.getnode())
+
+
+def _salt() -> bytes:
+    """The installation's salt, made on first use; for this process only if it can't be kept."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    path = Path(home) / "gpubench" / "salt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as new:
+                new.write(secrets.token_bytes(16))
+        except FileExistsError:
+            pass
+        return path.read_bytes()
+    except OSError:
+        return secrets.token_bytes(16)
+
+
+def without_identity(text: str) -> str:
+    """``text`` with this machine's and user's names and all folders taken out.
+
+    For reasons of failed cases: the errors of libraries like to quote paths.
+    """
+    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][\w.+@ -]+)+[\\/]", "…/", text)
+    for secret, stand_in in ((socket.gethostname(), "HOST"), (_user(), "USER")):
+        if len(secret) > 2:
+            text = re.sub(rf"\b{re.escape(secret)}\b", stand_in, text)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""

@@ -1,0 +1,84 @@
+"""Everything gpubench raises on purpose.
+
+::
+
+    GpubenchError
+    ├── UsageError               what was asked for does not exist or makes no sense    (exit 2)
+    ├── UnreadableResult         a result file that can't be read                       (exit 2)
+    ├── CannotWrite              a result file or report that can't be written          (exit 2)
+    ├── EnvironmentRefused       this machine or its software can't do what was asked   (exit 4)
+    └── CaseOutcome              ends one case and becomes its row, never the run
+        ├── Unsupported          the device or its software lacks what the case needs
+        └── WrongResult          the result differs from the reference
+
+Each message says what is wrong, with which evidence; ``remedy`` says what to do next.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_DONE = 0
+EXIT_CONDITION_MET = 1
+EXIT_USAGE = 2
+EXIT_CASE_FAILED = 3
+EXIT_ENVIRONMENT = 4
+EXIT_INTERRUPTED = 130
+
+
+class GpubenchError(Exception):
+    """Base of all errors that gpubench raises on purpose."""
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        """Keep what is wrong and, apart from it, what to do about it."""
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class UsageError(GpubenchError):
+    """What was asked for does not exist or makes no sense."""
+
+
+class UnreadableResult(GpubenchError):
+    """A result file is missing, damaged, or of a schema this version does not know."""
+
+
+class CannotWrite(GpubenchError):
+    """A file can't be written: no space, no permission, no such folder."""
+
+
+class EnvironmentRefused(GpubenchError):
+    """The machine or its software can't do what was asked."""
+
+    exit_code = EXIT_ENVIRONMENT
+
+
+class CaseOutcome(GpubenchError):
+    """Ends one case with a status other than ``ok``; the run goes on."""
+
+    status = "failed"
+
+
+class Unsupported(CaseOutcome):
+    """The device or its software lacks what the case needs; not a failure."""
+
+    status = "unsupported"
+
+
+class WrongResult(CaseOutcome):
+    """The computed result differs from the reference by more than the tolerance."""
+
+    status = "wrong"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that nothing has: with the nearest match, and where to see them all."""
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    if len(names) <= 12:
+        every = f"known: {', '.join(names)}"
+    else:
+        every = f"`gpubench list {kind}s` shows all {len(names)}"
+    return UsageError(f"no {kind} is named {name!r}", hint + every)

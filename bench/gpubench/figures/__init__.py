@@ -1,0 +1,1 @@
+"""One file a figure; the folder is read, nothing is registered."""

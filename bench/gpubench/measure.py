@@ -1,0 +1,185 @@
+"""Measure one case: check the result, warm until stable, sample, stop when it is precise enough.
+
+The order matters and is the whole method (docs/method.md tells why): prepare → first step, which
+pays for compilation and autotuning → check against the reference → warm-up → samples. The loop
+runs on any backend, and on the virtual one in no time.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from gpubench import stats
+from gpubench.device import Device, Samples
+from gpubench.errors import Unsupported
+from gpubench.workload import Cache, Case, Work, get_workload, run_check
+
+# A sample must last this many times what timing nothing costs, so that the timer's share of it
+# stays below 2 %.
+TIMER_MULTIPLE = 50
+# From this share of enqueueing in the device's time on, the device waits for the host.
+LAUNCH_BOUND_SHARE = 0.8
+WARM_WINDOW = 5
+WARM_TOLERANCE = 0.02
+MOST_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Precision:
+    """When a case counts as measured.
+
+    Attributes:
+        half_width: relative half-width of the median's 95 % interval to stop at.
+        budget_s: seconds of sampling at most.
+        warmup_s: seconds of warm-up at most.
+        least: samples at least, unless one step takes longer than the budget.
+    """
+
+    half_width: float = 0.01
+    budget_s: float = 2.0
+    warmup_s: float = 1.0
+    least: int = 10
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one case gave, in seconds per step and bytes."""
+
+    samples: Samples
+    timer: str
+    cache: Cache
+    inner: int
+    first_step_s: float
+    warmup_s: float
+    stop: str
+    work: Work
+    peak_memory_bytes: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+    outcome: Mapping[str, float] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+def measure(device: Device, case: Case, precision: Precision | None = None) -> Measurement:
+    """Measure ``case`` on ``device``.
+
+    Raises:
+        Unsupported: the device lacks what the case needs; nothing was run.
+        WrongResult: the result differs from the reference; nothing was timed.
+    """
+    precision = precision or Precision()
+    params = dict(case.params)
+    if case.precision and (reason := device.unsupported(case.precision)):
+        raise Unsupported(reason)
+    workload = get_workload(case.workload)
+    with device.mode(case.precision):
+        device.reset_peak_memory()
+        prepared = device.prepare(workload, params)
+        first_step_s = _elapsed(device, prepared.step)
+        run_check(prepared)
+        with _garbage_collector_off():
+            warmup_s, step_s, settled = _warm(device, prepared.step, precision)
+            cold = case.cache == "cold"
+            timer_s = device.timer_cost_s()
+            inner = 1 if cold else max(1, round(TIMER_MULTIPLE * timer_s / max(step_s, 1e-9)))
+            samples, stop = _sample(device, prepared.step, inner, cold, step_s, precision)
+        outcome = prepared.outcome() if prepared.outcome else {}
+        peak = device.peak_memory_bytes()
+    return Measurement(
+        samples=samples,
+        timer=device.timer,
+        cache=case.cache,
+        inner=inner,
+        first_step_s=first_step_s,
+        warmup_s=warmup_s,
+        stop=stop,
+        work=prepared.work or workload.work(params) or Work(),
+        peak_memory_bytes=peak,
+        notes=prepared.notes,
+        outcome=outcome,
+        flags=_flags(samples, inner, timer_s, stop, settled=settled),
+    )
+
+
+def _elapsed(device: Device, step: Callable[[], object]) -> float:
+    """Seconds of one step as its caller sees them."""
+    start = device.now()
+    step()
+    device.synchronize()
+    return device.now() - start
+
+
+def _warm(
+    device: Device, step: Callable[[], object], precision: Precision
+) -> tuple[float, float, bool]:
+    """Step until two neighbouring windows agree in their medians.
+
+    Returns:
+        Seconds spent, seconds a step takes now, and whether the times settled before the cap.
+    """
+    begin = device.now()
+    times = [_elapsed(device, step)]
+    while (spent := device.now() - begin) < precision.warmup_s:
+        if len(times) >= 2 * WARM_WINDOW:
+            recent = stats.median(times[-WARM_WINDOW:])
+            before = stats.median(times[-2 * WARM_WINDOW : -WARM_WINDOW])
+            if abs(recent - before) <= WARM_TOLERANCE * before:
+                return spent, recent, True
+        times.append(_elapsed(device, step))
+    return spent, stats.median(times[-WARM_WINDOW:]), False
+
+
+def _sample(
+    device: Device,
+    step: Callable[[], object],
+    inner: int,
+    cold: bool,
+    step_s: float,
+    precision: Precision,
+) -> tuple[Samples, str]:
+    """Take samples until they are precise enough, too many, or out of time."""
+    samples = Samples()
+    begin = device.now()
+    # Batches grow, so that a device with a queue is synchronised rarely and judged seldom.
+    batch = precision.least if step_s * inner * precision.least < precision.budget_s else 1
+    while True:
+        samples.extend(device.sample(step, inner=inner, count=batch, cold=cold))
+        taken = len(samples.device_s)
+        interval = stats.median_interval(samples.device_s)
+        if taken >= precision.least and interval.half_width <= precision.half_width:
+            return samples, "precise"
+        spent = device.now() - begin
+        if spent >= precision.budget_s:
+            return samples, "budget"
+        if taken >= MOST_SAMPLES:
+            return samples, "count"
+        left = int((precision.budget_s - spent) / (spent / taken)) + 1
+        batch = max(1, min(taken // 2, left, MOST_SAMPLES - taken))
+
+
+def _flags(
+    samples: Samples, inner: int, timer_s: float, stop: str, *, settled: bool
+) -> tuple[str, ...]:
+    """What a reader should know before believing the number."""
+    middle = stats.median(samples.device_s)
+    found = {
+        "unconverged": stop != "precise",
+        "unsettled": not settled,
+        "short": middle * inner < TIMER_MULTIPLE * timer_s,
+        "launch_bound": bool(samples.host_s)
+        and stats.median(samples.host_s) >= LAUNCH_BOUND_SHARE * middle,
+    }
+    return tuple(name for name, holds in found.items() if holds)
+
+
+@contextmanager
+def _garbage_collector_off() -> Iterator[None]:
+    """Python's collector would run inside some samples and not in others."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,130 @@
+"""Folders to modules and TOML files: how one new file becomes an extension.
+
+A *kind* is a folder name: ``workloads``, ``kernels``, ``backends``, ``figures``, ``suites`` or
+``profiles``. Every file in such a folder is an extension named after its stem; a leading
+underscore hides a file (shared helpers). Folders are searched in the installed package, in the
+checkout (``kernels/`` lies beside ``bench/`` there), and below each folder listed in the
+environment variable ``GPUBENCH_PATH``, so a user's own files need no change to this package.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gpubench.errors import UsageError, unknown_name
+
+PACKAGE = Path(__file__).parent
+KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles")
+
+
+def checkout() -> Path | None:
+    """Root of the source checkout this package runs from; None when it is installed."""
+    root = PACKAGE.parent.parent
+    return root if (root / "pyproject.toml").exists() and PACKAGE.parent.name == "bench" else None
+
+
+def folders(kind: str) -> list[Path]:
+    """Folders that hold extensions of ``kind``, shipped ones first.
+
+    The wheel carries ``kernels`` inside the package; in a checkout it lies beside ``bench/``.
+    """
+    root = checkout()
+    shipped = [root / kind] if root and kind == "kernels" else [PACKAGE / kind]
+    entries = os.environ.get("GPUBENCH_PATH", "").split(os.pathsep)
+    users = [Path(entry) / kind for entry in entries if entry]
+    return [folder for folder in shipped + users if folder.is_dir()]
+
+
+def files(kind: str, suffix: str) -> dict[str, Path]:
+    """Extension files of ``kind`` by stem, in alphabetical order.
+
+    Raises:
+        UsageError: two files of one kind share a name.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders(kind):
+        for path in sorted(folder.glob(f"*{suffix}")):
+            if path.name.startswith(("_", ".")):
+                continue
+            if path.stem in found:
+                raise UsageError(
+                    f"two {kind} are named {path.stem!r}: {found[path.stem]} and {path}",
+                    "rename one of the files",
+                )
+            found[path.stem] = path
+    return dict(sorted(found.items()))
+
+
+def find(kind: str, name: str, suffix: str) -> Path:
+    """The file of the extension ``name``.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    known = files(kind, suffix)
+    if name not in known:
+        raise unknown_name(kind.removesuffix("s"), name, known)
+    return known[name]
+
+
+@cache
+def _module(kind: str, path: Path) -> ModuleType:
+    """Import one extension file, once."""
+    if path.parent == PACKAGE / kind:
+        return importlib.import_module(f"gpubench.{kind}.{path.stem}")
+    name = f"gpubench_{kind}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} can't be imported as a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(
+            f"{path} failed on import: {type(error).__name__}: {error}",
+            "mend the file or take its folder out of GPUBENCH_PATH",
+        ) from error
+    return module
+
+
+def modules(kind: str) -> Iterator[ModuleType]:
+    """Import and yield every Python extension of ``kind``."""
+    for path in files(kind, ".py").values():
+        yield _module(kind, path)
+
+
+def module(kind: str, name: str) -> ModuleType:
+    """Import the extension ``name`` of ``kind``.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return _module(kind, find(kind, name, ".py"))
+
+
+def toml(kind: str, name: str) -> dict[str, Any]:
+    """Read the TOML extension ``name`` of ``kind``."""
+    return read_toml(find(kind, name, ".toml"))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read one TOML file.
+
+    Raises:
+        UsageError: missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", "check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", "mend the line it names") from error

@@ -1,0 +1,171 @@
+"""The one place that makes numbers and rows readable: for people, programs and pages.
+
+Rows are mappings with base units in their keys (``median_s``, ``memory_bytes``). A `Column` says
+how a person should see one; JSON and CSV carry the keys and plain values as they are.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FORMATS = ("table", "json", "csv", "markdown")
+JSON_VERSION = 1
+UNKNOWN = "–"
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
+_SMALL = ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
+
+Row = Mapping[str, Any]
+
+
+def clean(text: object) -> str:
+    """Text without control characters: a stranger's file must not drive the terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def missing(value: object) -> bool:
+    """None and not-a-number both mean unknown."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Three significant digits, without an exponent where people would not use one."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    magnitude = math.floor(math.log10(abs(value)))
+    return f"{value:.{max(0, digits - 1 - magnitude)}f}"
+
+
+def quantity(unit: str) -> Callable[[float], str]:
+    """1.23e12 with unit ``FLOP/s`` → ``1.23 TFLOP/s``."""
+
+    def show(value: float) -> str:
+        scale, prefix = next((p for p in _PREFIXES if abs(value) >= p[0]), (1, ""))
+        return f"{number(value / scale)} {prefix}{unit}"
+
+    return show
+
+
+def seconds(value: float) -> str:
+    """0.00123 → ``1.23 ms``."""
+    if not math.isfinite(value):
+        return f"{value:g} s"
+    scale, prefix = next((p for p in _SMALL if abs(value) >= p[0]), (1e-9, "n"))
+    return f"{number(value / scale)} {prefix}s"
+
+
+def duration(value: float) -> str:
+    """For waits: ``42 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    whole = max(0, round(value))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def gibibytes(value: float) -> str:
+    """Memory sizes are powers of two: ``24 GiB``."""
+    return f"{number(value / 2**30)} GiB" if value < 2**30 else f"{value / 2**30:.4g} GiB"
+
+
+def percent(value: float) -> str:
+    """0.123 → ``12.3 %``."""
+    return f"{number(100 * value)} %"
+
+
+def plus_minus(value: float) -> str:
+    """A relative half-width: ``±1.2 %``; infinite is unknown."""
+    return f"±{number(100 * value, 2)} %" if math.isfinite(value) else "±?"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column for people: which key, under which heading, shown how."""
+
+    key: str
+    heading: str
+    show: Callable[[Any], str] = clean
+    right: bool = False
+
+
+def text_of(column: Column, row: Row) -> str:
+    """One cell for people."""
+    value = row.get(column.key)
+    return UNKNOWN if missing(value) else clean(column.show(value))
+
+
+def rows(rows: Sequence[Row], columns: Sequence[Column], form: str, kind: str) -> str:
+    """Rows in one of FORMATS, ending in a newline.
+
+    ``kind`` names the rows in the JSON envelope: ``{"kind": …, "version": …, "rows": […]}``.
+    """
+    if form == "json":
+        plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
+        envelope = {"kind": kind, "version": JSON_VERSION, "rows": plain}
+        return json.dumps(envelope, indent=1, ensure_ascii=False) + "\n"
+    if form == "csv":
+        return _csv(rows)
+    if form == "markdown":
+        return _markdown(rows, columns)
+    return _table(rows, columns)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any value a row may hold
+    """What JSON can hold: unknown and infinite become null, numbers of numpy become Python's."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(keys)
+    for row in rows:
+        plain = [_plain(row.get(key)) for key in keys]
+        writer.writerow(
+            json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+            for value in plain
+        )
+    return out.getvalue()
+
+
+def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        escaped = (cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells)
+        return "| " + " | ".join(escaped) + " |\n"
+
+    rule = "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|\n"
+    body = (line(text_of(column, row) for column in columns) for row in rows)
+    return line(column.heading for column in columns) + rule + "".join(body)
+
+
+def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        align: Any = "right" if column.right else "left"
+        table.add_column(Text(column.heading), justify=align, overflow="fold", no_wrap=column.right)
+    for row in rows:
+        table.add_row(*(Text(text_of(column, row)) for column in columns))
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe has no width; don't fold what grep will read
+        console = Console(highlight=False, width=240)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"

@@ -1,0 +1,248 @@
+"""Reading and writing result files: the only module that opens one.
+
+A file is Parquet with zstd, its schema version in the metadata. The writer replaces the whole
+file after each row through a temporary one beside it, so that a crash, a kill or a full disk
+leaves what was measured until then, readable. Files of others are data: types are checked, text
+stays text, nothing in them is run.
+"""
+
+import glob
+import os
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from gpubench.errors import CannotWrite, UnreadableResult
+from gpubench.record import SCHEMA_VERSION, Record
+
+VERSION_KEY = b"gpubench_schema_version"
+_SIMPLE = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    datetime: pa.timestamp("us", tz="UTC"),
+}
+
+
+def arrow_type(annotation: Any) -> pa.DataType:  # noqa: ANN401 - a type annotation
+    """The Parquet column for a type annotation of Record."""
+    arguments = typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType):
+        return arrow_type(arguments[0])  # every union is "X | None", and any column may be null
+    if typing.get_origin(annotation) is list:
+        return pa.list_(arrow_type(arguments[0]))
+    if typing.get_origin(annotation) is dict:
+        return pa.map_(arrow_type(arguments[0]), arrow_type(arguments[1]))
+    if is_dataclass(annotation):
+        return pa.struct([(inner.name, arrow_type(inner.type)) for inner in fields(annotation)])
+    return _SIMPLE[annotation]
+
+
+def schema() -> pa.Schema:
+    """The file's schema, from Record's annotations."""
+    hints = typing.get_type_hints(Record)
+    columns = [(name, arrow_type(annotation)) for name, annotation in hints.items()]
+    return pa.schema(columns, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+class Writer:
+    """Keeps a result file complete on disk after every row."""
+
+    def __init__(self, path: Path, records: Iterable[Record] = ()) -> None:
+        """Start a file, with the rows of an earlier attempt where a run is resumed.
+
+        Raises:
+            CannotWrite: the folder can't be made or written to.
+        """
+        self.path = path
+        self._rows = [asdict(record) for record in records]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotWrite(f"{path.parent}: {error.strerror}", "choose another -o") from error
+        self._replace()
+
+    def append(self, record: Record) -> None:
+        """Add a row; when this returns, it is on disk.
+
+        Raises:
+            CannotWrite: no space or no permission; the file still holds the rows before.
+        """
+        self._rows.append(asdict(record))
+        self._replace()
+
+    def _replace(self) -> None:
+        table = pa.Table.from_pylist(self._rows, schema=schema())
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        try:
+            with temporary.open("wb") as stream:
+                pq.write_table(table, stream, compression="zstd")
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise CannotWrite(
+                f"{self.path} can't be written: {error.strerror or error}",
+                "free some space or choose another folder with -o; earlier rows are kept",
+            ) from error
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """Files, globs, folders and object-store URLs → the result files they stand for, sorted.
+
+    Raises:
+        UnreadableResult: one of them stands for nothing.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        if "://" in pattern:
+            matches = _expand_url(pattern)
+        elif Path(pattern).is_dir():
+            matches = sorted(map(str, Path(pattern).rglob("*.parquet")))
+        elif Path(pattern).exists():
+            matches = [pattern]
+        else:
+            matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise UnreadableResult(
+                f"{pattern}: no result file there",
+                "give a .parquet file, a folder or a glob; `gpubench run` makes one",
+            )
+        found += [match for match in matches if match not in found]
+    return found
+
+
+def _expand_url(url: str) -> list[str]:
+    filesystem, path = _file_system(url)
+    info = filesystem.get_file_info(path)
+    if info.type != pyarrow.fs.FileType.Directory:
+        return [url]
+    scheme = url.split("://")[0]
+    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+    return sorted(f"{scheme}://{entry.path}" for entry in inside if entry.extension == "parquet")
+
+
+def _file_system(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """pyarrow's own file system for the URL, or fsspec's where that is installed."""
+    try:
+        return pyarrow.fs.FileSystem.from_uri(url)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason: Exception = error
+    try:
+        import fsspec
+
+        handler, path = fsspec.core.url_to_fs(url)
+        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(handler)), path
+    except (ImportError, OSError, ValueError) as error:
+        raise UnreadableResult(
+            f"{url}: {reason}",
+            "check the address and its credentials; other stores need fsspec and its plug-in",
+        ) from error
+
+
+def read(path: str) -> pa.Table:
+    """Read one result file as a table of the present schema.
+
+    Columns that an older version lacked are null, unknown ones are dropped.
+
+    Raises:
+        UnreadableResult: missing, empty, truncated, not Parquet, not ours, or of a newer schema.
+    """
+    table = _open(path)
+    version = (table.schema.metadata or {}).get(VERSION_KEY)
+    if version is None or not version.isdigit():
+        raise UnreadableResult(
+            f"{path} is Parquet, but not a gpubench result file",
+            "its metadata lacks gpubench_schema_version; `gpubench run` writes such files",
+        )
+    if int(version) > SCHEMA_VERSION:
+        raise UnreadableResult(
+            f"{path} has schema version {int(version)}; this gpubench reads up to {SCHEMA_VERSION}",
+            "pip install --upgrade gpubench-suite",
+        )
+    return _conform(path, table)
+
+
+def _open(path: str) -> pa.Table:
+    filesystem, inner = _file_system(path) if "://" in path else (None, path)
+    try:
+        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+    except FileNotFoundError as error:
+        raise UnreadableResult(f"{path}: no such file", "check the path") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        size = Path(path).stat().st_size if filesystem is None else None
+        what = "is empty" if size == 0 else "is damaged, cut short or not a Parquet file"
+        raise UnreadableResult(
+            f"{path} {what}", "measure again, or `gpubench run --resume` from an earlier copy"
+        ) from error
+
+
+def _conform(path: str, table: pa.Table) -> pa.Table:
+    wanted = schema()
+    columns = []
+    for column in wanted:
+        if column.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, column.type))
+            continue
+        try:
+            columns.append(table.column(column.name).cast(column.type))
+        except (pa.ArrowException, ValueError) as error:
+            raise UnreadableResult(
+                f"{path}: column {column.name} holds {table.schema.field(column.name).type}, "
+                f"not {column.type}",
+                "the file was not written by gpubench, or was changed since",
+            ) from error
+    return pa.table(columns, schema=wanted)
+
+
+def read_records(path: str) -> list[Record]:
+    """Read one file as records, for resuming a run."""
+    hints = typing.get_type_hints(Record)
+    maps = {name for name, hint in hints.items() if typing.get_origin(hint) is dict}
+    spreads = {
+        name: typing.get_args(hint)[0]
+        for name, hint in hints.items()
+        if typing.get_args(hint) and is_dataclass(typing.get_args(hint)[0])
+    }
+    records = []
+    for row in read(path).to_pylist():
+        for name in maps:
+            row[name] = dict(row[name] or ())
+        for name, kind in spreads.items():
+            row[name] = kind(**row[name]) if row[name] else None
+        records.append(Record(**row))
+    return records
+
+
+def examine(path: str) -> dict[str, Any]:
+    """Whether a file is readable and its rows make sense, for ``gpubench validate``."""
+    try:
+        rows = read(path).to_pylist()
+    except UnreadableResult as error:
+        return {"file": path, "valid": False, "rows": None, "problem": str(error)}
+    problem = next((text for row in rows if (text := _problem(row))), None)
+    return {"file": path, "valid": problem is None, "rows": len(rows), "problem": problem}
+
+
+def _problem(row: dict[str, Any]) -> str | None:
+    """What contradicts the schema's meaning in one row."""
+    samples = row["samples_s"]
+    if row["status"] == "ok" and not samples:
+        return f"{row['case_id']} is ok without samples"
+    if row["status"] != "ok" and samples:
+        return f"{row['case_id']} is {row['status']} with samples"
+    if row["status"] != "ok" and not row["reason"]:
+        return f"{row['case_id']} is {row['status']} without a reason"
+    if samples and not all(sample is not None and 0 < sample < float("inf") for sample in samples):
+        return f"{row['case_id']} has samples that are no positive times"
+    return None

@@ -1,0 +1,194 @@
+"""Result files as tables: derived columns, keyed by architecture, card, workload and case.
+
+Everything here is derived when reading and kept nowhere: rates from the declared work, intervals
+from the samples, shares of peak from the catalogue.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from gpubench import render, stats, store
+from gpubench.cards import catalogue
+from gpubench.record import FAILURES
+from gpubench.render import Column
+
+INDEX = ["architecture", "card", "workload", "case_id"]
+#: a rate above the peak by more than this can't be: clocks boost above the reference by less
+ABOVE_PEAK = 1.15
+MEMORY_BOUND_INTENSITY = 4.0
+
+
+def load(patterns: Sequence[str]) -> pd.DataFrame:
+    """Read result files into one frame: a row per case and trial, with the derived columns.
+
+    Of a case that was tried again, the last attempt counts.
+
+    Raises:
+        UnreadableResult: a file can't be read.
+    """
+    parts = []
+    for path in store.expand(patterns):
+        part = _frame(store.read(path))
+        part["file"] = path.rsplit("/", 1)[-1]
+        parts.append(part)
+    frame = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+    keys = ["run_id", "case_id", "cache", "trial"]
+    frame = frame.sort_values("attempt", kind="stable").drop_duplicates(keys, keep="last")
+    frame = frame.sort_index().reset_index(drop=True)
+    return derive(frame)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """To pandas, with plain Python where a cell is text, a list or a mapping: None is unknown."""
+    numbers = [field.name for field in table.schema if not _is_plain(field.type)]
+    frame = table.select(numbers).to_pandas()
+    for field in table.schema:
+        if _is_plain(field.type):
+            values = table.column(field.name).to_pylist(maps_as_pydicts="lossy")
+            frame[field.name] = pd.Series(values, dtype=object, index=frame.index)
+    return frame[table.column_names]
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
+
+
+def derive(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns that follow from the kept ones.
+
+    ``median_s low_s high_s``: of the samples, with the distribution-free 95 % interval;
+    ``flops_per_s bytes_per_s items_per_s``; ``throughput throughput_unit``: the one that suits
+    the workload; ``share_of_peak``: of the card's dense peak in that precision or of its memory
+    bandwidth, whichever is more; ``precision``.
+    """
+    frame = frame.copy()
+    intervals = [
+        stats.median_interval(samples) if samples else None for samples in frame["samples_s"]
+    ]
+    frame["median_s"] = [interval.estimate if interval else math.nan for interval in intervals]
+    frame["low_s"] = [interval.low if interval else math.nan for interval in intervals]
+    frame["high_s"] = [interval.high if interval else math.nan for interval in intervals]
+    for work in ("flops", "bytes", "items"):
+        frame[f"{work}_per_s"] = frame[work].astype(float) / frame["median_s"]
+    frame["precision"] = [(params or {}).get("precision") for params in frame["params"]]
+    chosen = [throughput(row) for row in frame.to_dict("records")]
+    frame["throughput"] = [value for value, _ in chosen]
+    frame["throughput_unit"] = [unit for _, unit in chosen]
+    frame["share_of_peak"] = [_share_of_peak(row) for row in frame.to_dict("records")]
+    frame["flags"] = [
+        [*(flags or ()), *(["above_peak"] if share > ABOVE_PEAK else [])]
+        for flags, share in zip(frame["flags"], frame["share_of_peak"], strict=True)
+    ]
+    return frame
+
+
+def throughput(row: dict[str, Any]) -> tuple[float, str]:
+    """The rate a workload is judged by: what it trains on, else what it is made of most.
+
+    Below a few operations per byte every device waits for memory, and FLOP/s say nothing.
+    """
+    if row["items_per_s"] > 0:
+        return row["items_per_s"], f"{row['item'] or 'item'}s/s"
+    if row["flops"] > MEMORY_BOUND_INTENSITY * (row["bytes"] if row["bytes"] > 0 else 0.0):
+        return row["flops_per_s"], "FLOP/s"
+    return row["bytes_per_s"], "B/s"
+
+
+def _share_of_peak(row: dict[str, Any]) -> float:
+    card = catalogue().get(row["card_id"] or "")
+    if card is None:
+        return math.nan
+    peak = card.peak_flops(row["precision"] or "fp32")
+    compute = row["flops_per_s"] / peak if peak else math.nan
+    return float(np.fmax(compute, row["bytes_per_s"] / card.bandwidth))
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per card and case, over its trials, indexed by INDEX.
+
+    ``median_s`` is the median of the trials' medians. ``half_width`` is relative and of the 95 %
+    interval: between trials where there are two or more (Student's t on the logarithms), within
+    the one process otherwise; ``spread`` says which. A failed case keeps its row.
+    """
+    rows = [_summarise(group) for _, group in frame.groupby([*INDEX, "cache"], sort=False, dropna=False)]
+    return pd.DataFrame(rows).set_index(INDEX).sort_index(kind="stable")
+
+
+def _summarise(group: pd.DataFrame) -> dict[str, Any]:
+    ok = group[group["status"] == "ok"]
+    last = (ok if len(ok) else group).iloc[-1]
+    row = {column: last[column] for column in [*INDEX, "cache", "precision", "params", "provenance"]}
+    row["trials"] = len(ok)
+    row["status"] = _status(group)
+    row["reason"] = next((text for text in group["reason"] if isinstance(text, str)), None)
+    medians = list(ok["median_s"])
+    row["median_s"] = stats.median(medians) if medians else math.nan
+    row["half_width"], row["spread"] = _half_width(ok)
+    factor = last["median_s"] / row["median_s"] if medians else math.nan
+    row["throughput"] = last["throughput"] * factor
+    row["throughput_unit"] = last["throughput_unit"]
+    row["share_of_peak"] = last["share_of_peak"] * factor
+    row["flags"] = sorted({flag for flags in ok["flags"] for flag in flags})
+    return row
+
+
+def _status(group: pd.DataFrame) -> str:
+    failed = [status for status in group["status"] if status in FAILURES]
+    return str(failed[0] if failed else group["status"].iloc[-1])
+
+
+def _half_width(ok: pd.DataFrame) -> tuple[float, str | None]:
+    if len(ok) == 0:
+        return math.nan, None
+    if len(ok) == 1:
+        only = ok.iloc[0]
+        reach = max(only["high_s"] - only["median_s"], only["median_s"] - only["low_s"])
+        return reach / only["median_s"], "samples"
+    return stats.mean_half_width([math.log(value) for value in ok["median_s"]]), "trials"
+
+
+def as_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A summary's rows with its index as columns, for `render.rows`; unknown is None."""
+    return [
+        {str(key): None if render.missing(value) else value for key, value in row.items()}
+        for row in frame.reset_index().to_dict("records")
+    ]
+
+
+def show_throughput(row: dict[str, Any]) -> str:
+    """``1.23 TFLOP/s`` from a row."""
+    if render.missing(row["throughput"]):
+        return render.UNKNOWN
+    return render.quantity(str(row["throughput_unit"]))(row["throughput"])
+
+
+def with_text(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the cells that need two columns made into text, for tables of people."""
+    return [
+        row
+        | {
+            "throughput_text": show_throughput(row),
+            "result": row["status"] if row["status"] != "ok" else " ".join(row["flags"]) or "ok",
+            "kind": "" if row["provenance"] == "measured" else row["provenance"],
+        }
+        for row in rows
+    ]
+
+
+COLUMNS = (
+    Column("architecture", "architecture"),
+    Column("card", "card"),
+    Column("case_id", "case"),
+    Column("cache", "cache"),
+    Column("median_s", "median", render.seconds, right=True),
+    Column("half_width", "95 %", render.plus_minus, right=True),
+    Column("trials", "trials", right=True),
+    Column("throughput_text", "throughput", right=True),
+    Column("share_of_peak", "of peak", render.percent, right=True),
+    Column("result", "result"),
+)

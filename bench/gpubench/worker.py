@@ -1,0 +1,207 @@
+"""The process that measures: opens the device, answers one request after another.
+
+A worker is disposable. Whatever a case does to it — a crash, a hang, a poisoned CUDA context —
+ends the worker and not the run; its parent starts another. Everything it prints goes into a file
+whose last lines explain a death.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from gpubench import environment
+from gpubench.device import Device, open_device
+from gpubench.errors import CaseOutcome, EnvironmentRefused, GpubenchError
+from gpubench.measure import Measurement, Precision, measure
+from gpubench.workload import Case, get_workload
+
+# Allocators, contexts and the operating system need their share of the memory.
+USABLE_MEMORY_SHARE = 0.8
+STARTUP_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A worker's first message: where it runs."""
+
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A worker's first message when it can't open the device."""
+
+    error: GpubenchError
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is expected of a case before it runs; ``left_out`` says why it won't."""
+
+    step_s: float | None
+    left_out: str | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended; ``measurement`` only where it is ok."""
+
+    status: str
+    reason: str | None = None
+    measurement: Measurement | None = None
+    poisoned: bool = False
+
+
+class Worker:
+    """A measuring process and the pipe to it."""
+
+    def __init__(self, device: str, *, identify: bool) -> None:
+        """Start it and wait for its first message.
+
+        Raises:
+            EnvironmentRefused, UsageError: the device can't be opened, as the worker says.
+        """
+        # spawn: a forked child of a process that has touched CUDA can't use it.
+        context = multiprocessing.get_context("spawn")
+        self._log = tempfile.NamedTemporaryFile(prefix="gpubench-worker-", suffix=".log")  # noqa: SIM115
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, device, self._log.name, identify)
+        self._process = context.Process(target=serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+        hello = self._receive(STARTUP_TIMEOUT_S)
+        if isinstance(hello, Refusal):
+            self.stop()
+            raise hello.error
+        if not isinstance(hello, Hello):
+            reason = self._last_words() if hello is None else f"no answer in {STARTUP_TIMEOUT_S:g} s"
+            self.stop()
+            raise EnvironmentRefused(
+                f"the measuring process for {device} did not start: {reason}",
+                "`gpubench devices` shows what is here",
+            )
+        self.environment: dict[str, Any] = hello.environment
+
+    def forecast(self, cases: list[Case], step_limit_s: float) -> list[Forecast]:
+        """Ask what is expected of the cases."""
+        self._pipe.send(("forecast", cases, step_limit_s))
+        answer = self._receive(STARTUP_TIMEOUT_S)
+        if not isinstance(answer, list):
+            raise EnvironmentRefused(f"the measuring process died: {self._last_words()}")
+        return answer
+
+    def measure(self, case: Case, precision: Precision, timeout_s: float) -> Outcome:
+        """Have a case measured; a death or a time-out is an outcome, too."""
+        self._pipe.send(("measure", case, precision))
+        answer = self._receive(timeout_s)
+        if isinstance(answer, Outcome):
+            return answer
+        if answer is None:
+            return Outcome("crashed", self._last_words(), poisoned=True)
+        reason = f"ended after {timeout_s:g} s, the suite's timeout_s"
+        return Outcome("timeout", reason, poisoned=True)
+
+    def stop(self) -> None:
+        """End the process; it keeps nothing that a kill could lose."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.join()
+        self._log.close()
+
+    def _receive(self, timeout_s: float) -> object:
+        """The next message; None when the process died, TimeoutError (returned) when it is late."""
+        try:
+            return self._pipe.recv() if self._pipe.poll(timeout_s) else TimeoutError()
+        except (EOFError, ConnectionError):
+            return None
+
+    def _last_words(self) -> str:
+        self._process.join(5)
+        code = self._process.exitcode
+        how = f"exit status {code}"
+        if code is not None and code < 0:
+            how = f"killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                how += ", most often the system running out of memory"
+        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-3:]
+        words = f": {' | '.join(lines)}" if lines else ""
+        return without_identity(f"the process died ({how}){words}")[:500]
+
+
+def serve(pipe: Connection, device_name: str, log_path: str, identify: bool) -> None:
+    """Answer requests until the parent hangs up.
+
+    A request is ``("forecast", cases, step_limit_s)`` or ``("measure", case, precision)``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        device = open_device(device_name)
+        pipe.send(Hello(environment.describe(device, identify=identify)))
+    except GpubenchError as error:
+        pipe.send(Refusal(error))
+        return
+    while True:
+        try:
+            request = pipe.recv()
+        except EOFError:
+            return
+        if request[0] == "forecast":
+            pipe.send([forecast(device, case, request[2]) for case in request[1]])
+        else:
+            pipe.send(attempt(device, *request[1:]))
+
+
+def forecast(device: Device, case: Case, step_limit_s: float) -> Forecast:
+    """Whether a case fits the device's memory and the suite's patience, by its declared work."""
+    if case.precision and (reason := device.unsupported(case.precision)):
+        return Forecast(None, reason)
+    work = get_workload(case.workload).work(dict(case.params))
+    if work is None:
+        return Forecast(None, None)
+    memory = device.info.memory_bytes
+    if memory and work.footprint and work.footprint > USABLE_MEMORY_SHARE * memory:
+        return Forecast(
+            None,
+            f"left out: it needs about {work.footprint / 2**30:.1f} GiB and the device has "
+            f"{memory / 2**30:.1f}",
+        )
+    step_s = device.expected_s(work, case.precision)
+    if step_s is not None and step_s > step_limit_s:
+        return Forecast(
+            step_s,
+            f"left out: a step would take about {step_s:.2g} s here and the suite allows "
+            f"{step_limit_s:g} s",
+        )
+    return Forecast(step_s, None)
+
+
+def attempt(device: Device, case: Case, precision: Precision) -> Outcome:
+    """Measure a case and turn whatever comes of it into an outcome."""
+    try:
+        return Outcome("ok", measurement=measure(device, case, precision))
+    except CaseOutcome as error:
+        return Outcome(error.status, environment.without_identity(str(error)))
+    except Exception as error:  # whatever a workload raises is its row's reason, not the run's end
+        status = "oom" if device.out_of_memory(error) else "failed"
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        # After an unexpected error a CUDA context may be unusable: don't measure with it again.
+        return Outcome(status, environment.without_identity(text)[:500], poisoned=True)
+
+
+def _die_with_parent() -> None:
+    """A killed parent can't stop its worker; the worker notices by itself, in a sleeping thread."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""One file a workload; the folder is read, nothing is registered."""

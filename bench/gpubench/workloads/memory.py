@@ -1,0 +1,80 @@
+"""Streaming through memory: the bandwidth roof of a device."""
+
+from typing import TYPE_CHECKING, Any
+
+from gpubench.errors import UsageError
+from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
+
+if TYPE_CHECKING:
+    from gpubench.device import Device
+
+MIB = 2**20
+# Arrays that each operation touches: copy reads one and writes one, triad reads two.
+ARRAYS = {"copy": 2, "triad": 3}
+SCALAR = 3.0  # STREAM's
+# Elements that the check looks at, evenly spread.
+CHECKED = 2**20
+
+
+def work(operation: str, mib: int, precision: str) -> Work:
+    """Bytes as STREAM counts them: each array once (McCalpin 1995).
+
+    A processor that reads a line before it overwrites it (write-allocate) moves half as much
+    again for a copy; that is not counted, so its rate shows what the program gets.
+    """
+    if operation not in ARRAYS:
+        raise UsageError(f"memory has no operation {operation!r}", f"known: {', '.join(ARRAYS)}")
+    moved = ARRAYS[operation] * mib * MIB
+    elements = mib * MIB // PRECISION_BYTES[precision]
+    return Work(
+        flops=2 * elements if operation == "triad" else 0,
+        bytes=moved,
+        footprint=moved + 3 * 8 * min(elements, CHECKED),
+    )
+
+
+# Per array 256 MiB is twice the largest cache that a card has by 2025 (126 MiB, B200).
+@workload(
+    version=1,
+    work=work,
+    operation=["copy", "triad"],
+    mib=[256, 1024],
+    precision=["fp32"],
+)
+def memory(device: "Device", operation: str, mib: int, precision: str) -> Prepared:
+    """Copy and STREAM triad: the memory-bandwidth roof. ``mib`` is the size of one array."""
+    import torch
+
+    arrays = ARRAYS[operation]
+    make: dict[str, Any] = {
+        "dtype": getattr(torch, TORCH_TYPES[precision]),
+        "device": device.torch_device,
+    }
+    generator = torch.Generator(device.torch_device).manual_seed(0)
+    elements = mib * MIB // PRECISION_BYTES[precision]
+    target = torch.empty(elements, **make)
+    sources = [torch.randn(elements, generator=generator, **make) for _ in range(arrays - 1)]
+
+    def copy() -> None:
+        target.copy_(sources[0])
+
+    def triad() -> None:
+        # One pass: b + s * c would write s * c to memory and read it back.
+        torch.add(sources[0], sources[1], alpha=SCALAR, out=target)
+
+    step = {"copy": copy, "triad": triad}[operation]
+
+    def check() -> None:
+        """Hold elements spread over the whole array against float64."""
+        target.fill_(float("nan"))
+        step()
+        spread = slice(None, None, max(1, elements // CHECKED))
+        reference, *scaled = (source[spread].double() for source in sources)
+        for source in scaled:
+            reference += SCALAR * source
+        # A copy is exact. A triad rounds the product and the sum, each by at most half of eps
+        # times the larger of both, which stays below 32 for standard normal numbers.
+        eps = torch.finfo(target.dtype).eps if operation == "triad" else 0.0
+        torch.testing.assert_close(target[spread].double(), reference, rtol=0.0, atol=32 * eps)
+
+    return Prepared(step=step, check=check)

@@ -1,0 +1,274 @@
+"""Every routine of the project: ``python3 noxfile.py -s NAME``, or ``-l`` for their list.
+
+Run as a script, this file needs nothing but Python and its ``venv``: it makes ``.venv``, installs
+nox there and runs itself through it. Whoever has nox already can call ``nox -s NAME``. Either way
+all sessions share ``.venv``, since every further PyTorch would take a gigabyte or more, and they
+install nothing as long as pyproject.toml and this file stay as they were.
+"""
+
+import sys
+
+# First of all, and in words that an old Python understands.
+if sys.version_info < (3, 11):
+    sys.exit(
+        "gpubench needs Python 3.11 or newer, and this is %d.%d: call a newer one by name, "
+        "such as python3.12; if .venv was made by the old one, remove it" % sys.version_info[:2]
+    )
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / "bin" / "python"
+MADE = ENVIRONMENT / "gpubench-made"
+INSTALLED = ENVIRONMENT / "gpubench-installed.json"
+CONSTRAINTS = ENVIRONMENT / "gpubench-constraints.txt"
+
+# By what the driver can run. Without a GPU one release for everybody, so that CPU numbers can be
+# compared. PyPI's own builds went from CUDA 12 to 13 with 2.11, which a driver for 12 can't run.
+TORCH = {"cpu": "torch==2.13.0", "cuda12": "torch>=2.6,<2.11", "cuda13": "torch>=2.11"}
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def say(message: str) -> None:
+    """Announce a step that takes more than a moment."""
+    print(f"noxfile: {message}", file=sys.stderr, flush=True)
+
+
+def variables() -> dict[str, str]:
+    """What a child needs so that its own ``python`` and ``pip`` are those of ``.venv`` too."""
+    return {
+        "PATH": os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)]),
+        "VIRTUAL_ENV": str(ENVIRONMENT),
+        "PIP_REQUIRE_VIRTUALENV": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+
+
+def call(*arguments: str, attempt: bool = False) -> str | None:
+    """Run the Python of ``.venv`` and return what it printed.
+
+    With ``attempt`` a failure is silent and gives None, for a caller who has another way to go
+    on; otherwise the errors are shown and end the program.
+    """
+    done = subprocess.run(
+        [PYTHON, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables()},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if attempt else None,
+        check=False,
+    )
+    if done.returncode and not attempt:
+        sys.exit(f"noxfile: 'python {' '.join(arguments)}' failed; its own words stand above")
+    return None if done.returncode else done.stdout
+
+
+def pip(*arguments: str, attempt: bool = False) -> str | None:
+    """Run a pip that prints errors but no warnings: an extra index can cause hundreds of them."""
+    return call("-m", "pip", "--quiet", "--quiet", *arguments, attempt=attempt)
+
+
+def make_environment() -> None:
+    """Make ``.venv``, with nox in it, unless that is done."""
+    if MADE.exists() and PYTHON.exists():
+        return
+    if os.name != "posix":
+        sys.exit("noxfile: these routines need Linux, macOS or WSL")
+    if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+        sys.exit(
+            "noxfile: this Python can't make virtual environments; "
+            "install its venv module (Debian and Ubuntu: apt install python3-venv)"
+        )
+    say("making .venv and installing nox there ...")
+    # A .venv whose interpreter is gone can't be mended, and one that works is not ours to clear.
+    clear = [] if PYTHON.exists() else ["--clear"]
+    made = subprocess.run([sys.executable, "-m", "venv", *clear, ENVIRONMENT], check=False)
+    if made.returncode:
+        sys.exit("noxfile: .venv could not be made; the reason stands above")
+    # An older pip would download a whole wheel only to tell what it requires.
+    pip("install", "pip>=23.3", "nox>=2024.10.9")
+    MADE.touch()
+
+
+if __name__ == "__main__":
+    make_environment()
+    os.chdir(ROOT)
+    os.execve(  # noqa: S606 - replaces this process, and no shell is wanted
+        PYTHON,
+        [str(PYTHON), "-m", "nox", "--noxfile", __file__, *sys.argv[1:]],
+        {**os.environ, **variables()},
+    )
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "tests"]
+
+
+def accelerator() -> str:
+    """The key of ``TORCH`` that suits this machine's driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None or sys.platform != "linux":
+        return "cpu"
+    shown = subprocess.run([program], capture_output=True, text=True, check=False).stdout
+    major = re.search(r"CUDA[\w ]* Version\s*:\s*(\d+)", shown)
+    if major is None:
+        say("nvidia-smi is here but names no CUDA version; going on without a GPU")
+        return "cpu"
+    if int(major[1]) < 12:
+        say(f"this driver stops at CUDA {major[1]}, and PyTorch needs 12; going on without a GPU")
+        return "cpu"
+    return "cuda12" if int(major[1]) == 12 else "cuda13"
+
+
+def pypi_torch_is_cpu_only() -> bool:
+    """Whether the file that pip would take for the CPU comes without CUDA libraries.
+
+    So it does on macOS, on most ARM machines, and where such a wheel lies in a local folder.
+    Only metadata is fetched.
+    """
+    from packaging.requirements import Requirement
+
+    request = ("--dry-run", "--no-deps", "--ignore-installed", "--use-feature=fast-deps")
+    report = pip("install", *request, "--report", "-", TORCH["cpu"], attempt=True)
+    if report is None:
+        return False
+    metadata = json.loads(report)["install"][0]["metadata"]
+    required = [Requirement(text) for text in metadata.get("requires_dist", [])]
+    return not any(
+        re.match(r"(nvidia|cuda|triton)\b", one.name)
+        for one in required
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    )
+
+
+def install_torch(kind: str) -> None:
+    """Install the PyTorch for ``kind`` and hold later installations to it."""
+    pip("uninstall", "--yes", "torch")  # one of the wrong kind may satisfy the requirement
+    if kind != "cpu":
+        say(f"installing torch ({kind}, about 6 GB on disk) ...")
+        pip("install", TORCH[kind])
+    elif pypi_torch_is_cpu_only():
+        say("installing torch (CPU build, about 0.9 GB on disk) ...")
+        pip("install", TORCH[kind])
+    else:
+        say("installing torch (CPU build from PyTorch's own index, about 0.9 GB on disk) ...")
+        # That index mirrors little else, so the dependencies wait for the next installation.
+        source = ("--no-deps", "--retries", "1", "--index-url", TORCH_CPU_INDEX)
+        if pip("install", *source, TORCH[kind] + "+cpu", attempt=True) is None:
+            say("that index can't be reached; installing PyPI's CUDA build, about 6 GB on disk ...")
+            pip("install", TORCH[kind])
+    version = call("-c", "import importlib.metadata as m; print(m.version('torch'))")
+    CONSTRAINTS.write_text(f"torch=={version}", encoding="utf-8")
+
+
+def ready(*extras: str) -> None:
+    """Install gpubench, editable, with ``extras`` into ``.venv``, unless it is there already."""
+    make_environment()
+    # Scripts of an environment hold its path, and another driver needs another PyTorch.
+    basis = [str(ROOT), str(shutil.which("nvidia-smi"))]
+    basis += [(ROOT / name).read_text("utf-8") for name in ("pyproject.toml", "noxfile.py")]
+    key = hashlib.sha256("\0".join(basis).encode()).hexdigest()
+    before = json.loads(INSTALLED.read_text("utf-8")) if INSTALLED.exists() else {}
+    had = set(before["extras"]) if before.get("key") == key else set()
+    if before.get("key") == key and had.issuperset(extras):
+        return
+    wanted, torch = had.union(extras), before.get("torch")
+    INSTALLED.unlink(missing_ok=True)
+    if "run" in wanted:
+        kind = accelerator()
+        if torch != TORCH[kind]:
+            install_torch(kind)
+        torch = TORCH[kind]
+        wanted.update({kind} - {"cpu"})
+    target = f".[{','.join(sorted(wanted))}]"
+    say(f"installing gpubench and what it requires, {target} ...")
+    constraint = ["--constraint", str(CONSTRAINTS)] if CONSTRAINTS.exists() else []
+    pip("install", *constraint, "--editable", target)
+    state = {"key": key, "extras": sorted(wanted), "torch": torch}
+    INSTALLED.write_text(json.dumps(state), encoding="utf-8")
+
+
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run the Python of ``.venv``, showing the command and its output."""
+    session.run(str(PYTHON.relative_to(ROOT)), *arguments, env=variables(), external=True)
+
+
+def gpubench(session: nox.Session, *arguments: str) -> None:
+    """Run the command that all this is about."""
+    python(session, "-m", "gpubench", *arguments)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure this machine with the quick suite and make reports/index.html of all results."""
+    ready("run")
+    try:
+        gpubench(session, "run", "--suite", "quick", "-o", "results/", *session.posargs)
+    finally:  # a failed or unfinished case is part of the picture
+        files = sorted(str(path) for path in Path("results").glob("*.parquet"))
+        gpubench(session, "report", *files, "-o", "reports/index.html")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; what follows ``--`` goes to pytest."""
+    ready("run", "test")
+    python(session, "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format; ``ruff check --fix`` and ``ruff format`` mend most of it."""
+    ready("dev")
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of the package, the kernels' workloads and this file."""
+    ready("dev")
+    python(session, "-m", "mypy", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Make the committed report, reports/example.html, again from the committed result files."""
+    ready()
+    listed = session.run("git", "ls-files", "results/*.parquet", silent=True, external=True)
+    files = str(listed or "").split()
+    if not files:
+        session.error("git knows no result file below results/")
+    gpubench(session, "report", *files, "-o", "reports/example.html")
+
+
+@nox.session
+def results(session: nox.Session) -> None:
+    """Measure the committed result files again, on this machine."""
+    ready("run")
+    for suite, name in (("quick", "quick-1"), ("quick", "quick-2"), ("full", "full")):
+        gpubench(session, "run", "--suite", suite, "-o", f"results/{name}.parquet")
+
+
+@nox.session
+def agreement(session: nox.Session) -> None:
+    """Check that gpubench's timer and torch.utils.benchmark agree on the same steps."""
+    ready("run")
+    python(session, "benchmarks/timer_agreement.py", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution into dist/."""
+    ready("test")
+    python(session, "-m", "hatchling", "build", "--directory", "dist")
