@@ -26,6 +26,9 @@ NOMINAL_COMPUTE_SHARE = 0.6
 NOMINAL_BANDWIDTH_SHARE = 0.8
 NOMINAL_LAUNCH_S = 5e-6
 
+# Drivers keep up to 8 % of the memory back, most of it for error correction (T4: 14.7 of 16 GiB).
+MEMORY_TOLERANCE = 0.15
+
 
 @dataclass(frozen=True)
 class Card:
@@ -76,8 +79,8 @@ def unsupported_precision(capability: tuple[int, int], precision: str) -> str | 
         return None
     major, minor = capability
     return (
-        f"{precision} begins with {_FIRST_NAME[precision]} (compute capability {first[0]}.{first[1]}); "
-        f"this card has {major}.{minor}"
+        f"{precision} begins with {_FIRST_NAME[precision]} "
+        f"(compute capability {first[0]}.{first[1]}); this card has {major}.{minor}"
     )
 
 
@@ -102,7 +105,8 @@ def get_card(card_id: str) -> Card:
 def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:
     """The card that a driver reports under ``driver_name``; None if the catalogue lacks it.
 
-    Where several share the name, the one whose memory is nearest.
+    Where several share the name, the one whose memory is nearest. A card of that name with other
+    memory (RTX 3060 8 GB, RTX 3050 6 GB) is another card, with other peaks.
     """
     wanted = _plain(driver_name)
     matches = [card for card in catalogue().values() if wanted in map(_plain, card.driver_names)]
@@ -110,7 +114,9 @@ def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:
         return None
     if memory_bytes is None:
         return matches[0] if len(matches) == 1 else None
-    return min(matches, key=lambda card: abs(card.memory_bytes - memory_bytes))
+    nearest = min(matches, key=lambda card: abs(card.memory_bytes - memory_bytes))
+    share = memory_bytes / nearest.memory_bytes
+    return nearest if abs(share - 1) <= MEMORY_TOLERANCE else None
 
 
 def _plain(name: str) -> str:
@@ -154,4 +160,3 @@ def _card(row: dict[str, str]) -> Card:
         confidence=row["confidence"],
         driver_names=(row["name"], *(name for name in row["name_aliases"].split("|") if name)),
     )
-

@@ -5,14 +5,18 @@ answer at once, and reading verbs work where torch is not installed. Tables and 
 standard output, everything else to standard error.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from typing import NoReturn
 
 from gpubench import errors
+
+TYPE_CHECKING = False  # not from typing: importing that takes as long as all the rest here
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 FORMATS = ("table", "json", "csv", "markdown")
 LISTS = ("workloads", "suites", "cards", "profiles", "figures")
@@ -23,17 +27,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the problem without the usage text, which would bury it."""
+        from difflib import get_close_matches
+
         remedy = f"`{self.prog} --help` shows what it takes"
         word = next((word for word in message.split("'")[1::2]), "")
         choices = message.partition("choose from ")[2].rstrip(")").replace("'", "").split(", ")
         if close := get_close_matches(word, choices, n=1):
             remedy = f"did you mean {close[0]!r}? {remedy}"
-        self.exit(errors.EXIT_USAGE, f"gpubench: {message.partition(' (choose')[0]}\n  → {remedy}\n")
+        self.exit(
+            errors.EXIT_USAGE, f"gpubench: {message.partition(' (choose')[0]}\n  → {remedy}\n"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. No traceback for what a user can cause."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(words).parse_args(words)
     try:
         status: int = arguments.verb(arguments)
         sys.stdout.flush()
@@ -72,8 +81,8 @@ def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:
     )
 
 
-def parser() -> Parser:
-    """All verbs and flags."""
+def parser(words: Sequence[str]) -> Parser:
+    """All verbs, and the flags of those among ``words``: building them all takes its time."""
     top = Parser(
         prog="gpubench",
         description="Measure a GPU or CPU for training, keep the results, compare them honestly.",
@@ -84,7 +93,8 @@ def parser() -> Parser:
     verbs = top.add_subparsers(title="verbs", metavar="VERB", required=True, parser_class=Parser)
     for name, (verb, add_arguments, text) in VERBS.items():
         sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        add_arguments(sub)
+        if name in words:
+            add_arguments(sub)
         sub.set_defaults(verb=verb)
     return top
 
@@ -129,7 +139,8 @@ def devices(arguments: argparse.Namespace) -> int:
     from gpubench.device import present
 
     found = [
-        asdict(info) | {"in_catalogue": info.card_id in catalogue(), "uuid": None} for info in present()
+        asdict(info) | {"in_catalogue": info.card_id in catalogue(), "uuid": None}
+        for info in present()
     ]
     columns = (
         render.Column("name", "--device"),
@@ -158,6 +169,8 @@ def list_(arguments: argparse.Namespace) -> int:
     from gpubench import listing, render
 
     found, columns = listing.listing(arguments.what)
+    if not found:
+        print(f"there are no {arguments.what}", file=sys.stderr)
     print(render.rows(found, columns, arguments.format, arguments.what), end="")
     return errors.EXIT_DONE
 
@@ -174,9 +187,15 @@ def add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--trials", type=positive, metavar="N", help="repeat the suite in N fresh processes"
     )
-    sub.add_argument("--budget", type=time_span, metavar="TIME", help="whole run at most, as 90s or 10m")
-    sub.add_argument("--only", action="append", default=[], metavar="GLOB", help="cases or workloads")
-    sub.add_argument("--skip", action="append", default=[], metavar="GLOB", help="cases or workloads")
+    sub.add_argument(
+        "--budget", type=time_span, metavar="TIME", help="whole run at most, as 90s or 10m"
+    )
+    sub.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="cases or workloads"
+    )
+    sub.add_argument(
+        "--skip", action="append", default=[], metavar="GLOB", help="cases or workloads"
+    )
     sub.add_argument(
         "-o", "--output", default="results", metavar="DIR|FILE", help="default: results"
     )
@@ -209,6 +228,11 @@ def run(arguments: argparse.Namespace) -> int:
     execution = Execution(request, arguments.output, arguments.resume)
     try:
         console.follow(execution)
+    except KeyboardInterrupt:
+        if execution.path and execution.records:
+            resume = f"go on with `gpubench run --resume {execution.path}`"
+            print(f"gpubench: interrupted; {resume}", file=sys.stderr)
+        return errors.EXIT_INTERRUPTED
     finally:
         if execution.path and execution.records:
             console.print_result(execution, arguments.format)
@@ -258,7 +282,9 @@ def show(arguments: argparse.Namespace) -> int:
 def add_compare(sub: argparse.ArgumentParser) -> None:
     """Flags of ``compare``."""
     add_results(sub)
-    sub.add_argument("--baseline", metavar="X", help="beginning of a side's label; default: the oldest")
+    sub.add_argument(
+        "--baseline", metavar="X", help="beginning of a side's label; default: the oldest"
+    )
     sub.add_argument(
         "--by",
         choices=("card", "run", "torch", "driver"),
@@ -273,8 +299,8 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print verdicts."""
-    from gpubench import render, table
     from gpubench import compare as comparison
+    from gpubench import render, table
 
     frame = table.load(arguments.results)
     found = comparison.compare(frame, arguments.by, arguments.baseline, arguments.min_effect)
@@ -302,7 +328,11 @@ def add_report(sub: argparse.ArgumentParser) -> None:
     """Flags of ``report``."""
     add_results(sub)
     sub.add_argument(
-        "-o", "--output", default="reports/index.html", metavar="FILE", help="default: reports/index.html"
+        "-o",
+        "--output",
+        default="reports/index.html",
+        metavar="FILE",
+        help="default: reports/index.html",
     )
 
 
@@ -338,10 +368,10 @@ def validate(arguments: argparse.Namespace) -> int:
     return errors.EXIT_DONE if all(row["valid"] for row in found) else errors.EXIT_USAGE
 
 
-Verb = tuple[
-    Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str
-]
-VERBS: dict[str, Verb] = {
+VERBS: dict[
+    str,
+    tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str],
+] = {
     "devices": (devices, add_devices, "what is here, and which card of the catalogue it is"),
     "list": (list_, add_list, "what there is: workloads, suites, cards, profiles or figures"),
     "run": (run, add_run, "measure a suite and keep the results"),

@@ -28,6 +28,7 @@ MEANING = {
     "within_floor": "the whole interval lies within the minimum effect",
     "single_trial": "one process a side says nothing about the spread between processes",
     "wide_interval": "the interval reaches across the minimum effect: more trials would settle it",
+    "failed_trials": "the side that looks faster lost trials, perhaps its slow ones",
     "not_measured": "one side has no ok result",
     "differs": "the sides differ in what was measured",
 }
@@ -78,7 +79,7 @@ def compare(
     Raises:
         UsageError: there is one side only, or no side has such a label.
     """
-    by = by or ("card" if frame["card"].nunique() > 1 else "run")
+    by = by or ("card" if len(set(frame["card"])) > 1 else "run")
     frame = frame.assign(side=labels(frame, by))
     order = list(frame.groupby("side", sort=False)["started_at"].min().sort_values().index)
     if len(order) < 2:
@@ -88,12 +89,14 @@ def compare(
         )
     chosen = _pick_baseline(order, baseline, by)
     rows = []
-    for (_, _), cases in frame.groupby(["case_id", "cache"], sort=False):
+    cards = frame.groupby("side")[["architecture", "card"]].last()
+    for _, cases in frame.groupby(["case_id", "cache"], sort=False, dropna=False):
         base = cases[cases["side"] == chosen]
         for side in order:
             other = cases[cases["side"] == side]
-            if side != chosen and len(base) and len(other):
-                rows.append(_row(base, other, min_effect) | {"baseline": chosen, "side": side})
+            if side != chosen and (len(base) or len(other)):
+                where = {"baseline": chosen, "side": side, **cards.loc[side].map(str)}
+                rows.append(_row(base, other, min_effect) | where)
     return sorted(rows, key=lambda row: (row["architecture"], row["card"], row["side"]))
 
 
@@ -105,7 +108,7 @@ def labels(frame: pd.DataFrame, by: str) -> list[str]:
         names = [name.removesuffix(".parquet") for name in frame["file"]]
         shared = frame.groupby("file")["run_id"].transform("nunique") > 1
         return [
-            f"{name}#{run_id[:4]}" if several else name
+            f"{name}#{run_id}" if several else name
             for name, run_id, several in zip(names, frame["run_id"], shared, strict=True)
         ]
     return [f"{by} unknown" if render.missing(value) else str(value) for value in frame[by]]
@@ -129,11 +132,9 @@ def _pick_baseline(order: Sequence[str], wanted: str | None, by: str) -> str:
 def _row(base: pd.DataFrame, other: pd.DataFrame, min_effect: float) -> dict[str, Any]:
     good = [side[side["status"] == "ok"] for side in (base, other)]
     judgement, detail = _judge_sides(base, other, good, min_effect)
-    last = other.iloc[-1]
+    last = (other if len(other) else base).iloc[-1]
     ratio = judgement.ratio
     return {
-        "architecture": str(last["architecture"]),
-        "card": str(last["card"]),
         "workload": str(last["workload"]),
         "case_id": str(last["case_id"]),
         "cache": str(last["cache"]),
@@ -156,6 +157,9 @@ def _judge_sides(
     base: pd.DataFrame, other: pd.DataFrame, good: Sequence[pd.DataFrame], min_effect: float
 ) -> tuple[Judgement, str]:
     for side, ok in zip((base, other), good, strict=True):
+        if not len(side):
+            which = "baseline" if side is base else "other side"
+            return Judgement("incomparable", "not_measured"), f"the {which} has no such case"
         if not len(ok):
             last = side.iloc[-1]
             text = f"{last['status']}: {last['reason']}"
@@ -166,6 +170,9 @@ def _judge_sides(
             text = f"{column} {'/'.join(values[0])} against {'/'.join(values[1])}"
             return Judgement("incomparable", "differs"), text
     judgement = judge(list(good[0]["median_s"]), list(good[1]["median_s"]), min_effect)
+    winner = {"faster": other, "slower": base}.get(judgement.verdict)
+    if winner is not None and not winner["status"].isin(["ok", "unsupported"]).all():
+        judgement = Judgement("inconclusive", "failed_trials", judgement.ratio)
     return judgement, MEANING[judgement.reason]
 
 
@@ -205,10 +212,12 @@ COLUMNS = (
 
 def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The comparison in words: how many of each verdict, and what to type next."""
-    counts = {verdict: 0 for verdict in ("faster", "slower", "same", "inconclusive", "incomparable")}
+    counts = dict.fromkeys(("faster", "slower", "same", "inconclusive", "incomparable"), 0)
     for row in rows:
         counts[row["verdict"]] += 1
-    lines = [f"baseline: {render.clean(rows[0]['baseline'])}"] if rows else ["no case is on two sides"]
+    lines = (
+        [f"baseline: {render.clean(rows[0]['baseline'])}"] if rows else ["no case is on two sides"]
+    )
     lines.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
     step = next_step(rows)
     return [line for line in (*lines, step) if line]

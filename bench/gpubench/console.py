@@ -4,15 +4,13 @@ Progress goes to standard error: a live line on a terminal, one plain line per c
 """
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gpubench import render, stats
 from gpubench.record import Record
-from gpubench.run import Execution, Finished, Plan, Request, Started
+from gpubench.run import Execution, Plan, Request, Started
 
 # The display must not take time from what is measured beside it.
 REFRESHES_PER_S = 2
@@ -20,36 +18,47 @@ REFRESHES_PER_S = 2
 
 def follow(execution: Execution) -> None:
     """Run it, showing what runs now, the last result, and the time left."""
+    print(f"opening {execution.device} …", file=sys.stderr, flush=True)
     console = Console(stderr=True, highlight=False)
-    live = console.is_terminal
+    if console.is_terminal:
+        _follow_live(execution, console)
+    else:
+        _follow_plainly(execution)
+
+
+def _follow_plainly(execution: Execution) -> None:
+    left = ""
+    for event in execution:
+        if isinstance(event, Started):
+            left = f"[{event.position}/{event.total}, about {render.duration(event.left_s)} left]"
+        else:
+            print(f"{left} {describe(event.record)}", file=sys.stderr, flush=True)
+
+
+def _follow_live(execution: Execution, console: Console) -> None:
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}", markup=False),
+        TextColumn("{task.description}", markup=False),
         console=console,
         refresh_per_second=REFRESHES_PER_S,
         transient=True,
     )
-    shown: AbstractContextManager[Any] = progress if live else nullcontext()
-    print(f"opening {execution.device} …", file=sys.stderr)
-    with shown:
+    with progress:
         task = progress.add_task("starting", total=None, left="")
         for event in execution:
             if isinstance(event, Started):
-                left = f"about {render.duration(event.left_s)} left"
                 progress.update(
-                    task, description=event.case.id, total=event.total,
-                    completed=event.position - 1, left=left,
+                    task,
+                    description=event.case.id,
+                    total=event.total,
+                    completed=event.position - 1,
+                    left=f"about {render.duration(event.left_s)} left",
                 )
-                counted = f"[{event.position}/{event.total}]"
-            elif isinstance(event, Finished):
-                line = f"{counted} {describe(event.record)}"
-                if live:
-                    progress.console.print(line, markup=False, soft_wrap=True)
-                else:
-                    print(f"{line}   ({left})", file=sys.stderr, flush=True)
+            else:
+                progress.console.print(describe(event.record), markup=False, soft_wrap=True)
 
 
 def describe(record: Record) -> str:

@@ -2,9 +2,9 @@
 
 A backend is one file in ``backends/`` that defines::
 
-    PRIORITY: int                                 # `--device auto` takes the highest that is present
-    def present() -> list[DeviceInfo]             # what is here, without torch
-    def open(selector: str) -> Device             # "0" of "cuda:0", the card of "virtual:CARD"
+    PRIORITY: int                        # `--device auto` takes the highest that is present
+    def present() -> list[DeviceInfo]    # what is here, without torch
+    def open(selector: str) -> Device    # "0" of "cuda:0", the card of "virtual:CARD"
 
 The measuring loop knows this contract and nothing of CUDA.
 """

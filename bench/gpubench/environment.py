@@ -24,6 +24,8 @@ import gpubench
 from gpubench import plugins
 from gpubench.device import Device
 
+SALT_BYTES = 16
+
 
 def describe(device: Device, *, identify: bool = False) -> dict[str, Any]:
     """The provenance columns of `record.Record` for this process and device."""
@@ -95,8 +97,8 @@ def _checkout_state() -> dict[str, Any]:
         return {}
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]  # noqa: S607 - the user's own git
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        command = ["git", "-C", str(root), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return done.stdout.strip()
 
     try:
@@ -118,18 +120,19 @@ def _machine_identity() -> str:
 
 def _salt() -> bytes:
     """The installation's salt, made on first use; for this process only if it can't be kept."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    path = Path(home) / "gpubench" / "salt"
+    fresh = secrets.token_bytes(SALT_BYTES)
     try:
+        home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        path = Path(home) / "gpubench" / "salt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("xb") as new:
-                new.write(secrets.token_bytes(16))
-        except FileExistsError:
-            pass
+        if not path.exists() or path.stat().st_size != SALT_BYTES:
+            # In place at once and whole: no other process may take half a salt for none.
+            temporary = path.with_name(f".salt.{os.getpid()}")
+            temporary.write_bytes(fresh)
+            temporary.replace(path)
         return path.read_bytes()
-    except OSError:
-        return secrets.token_bytes(16)
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home
+        return fresh
 
 
 def without_identity(text: str) -> str:
@@ -137,10 +140,15 @@ def without_identity(text: str) -> str:
 
     For reasons of failed cases: the errors of libraries like to quote paths.
     """
+    home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111 - Path.home() raises without one
+    if len(home) > 1:  # it may end the text, and hold signs that the pattern below doesn't
+        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "/home", text)
     text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][\w.+@ -]+)+[\\/]", "…/", text)
-    for secret, stand_in in ((socket.gethostname(), "HOST"), (_user(), "USER")):
+    host = socket.gethostname()
+    secrets_ = ((host, "HOST"), (host.partition(".")[0], "HOST"), (_user(), "USER"))
+    for secret, stand_in in secrets_:
         if len(secret) > 2:
-            text = re.sub(rf"\b{re.escape(secret)}\b", stand_in, text)
+            text = re.sub(rf"\b{re.escape(secret)}\b", stand_in, text, flags=re.IGNORECASE)
     return text
 
 

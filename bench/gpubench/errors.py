@@ -15,7 +15,6 @@ Each message says what is wrong, with which evidence; ``remedy`` says what to do
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 EXIT_DONE = 0
 EXIT_CONDITION_MET = 1
@@ -74,6 +73,8 @@ class WrongResult(CaseOutcome):
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that nothing has: with the nearest match, and where to see them all."""
+    from difflib import get_close_matches  # only mistakes need it
+
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -45,7 +45,8 @@ def suites() -> Listing:
 
     loaded = [load_suite(name) for name in plugins.files("suites", ".toml")]
     rows = [
-        {"name": suite.name, "cases": len(suite.cases), "summary": suite.summary} for suite in loaded
+        {"name": suite.name, "cases": len(suite.cases), "summary": suite.summary}
+        for suite in loaded
     ]
     return rows, (
         Column("name", "suite"),
@@ -94,7 +95,9 @@ def cards() -> Listing:
 def figures() -> Listing:
     """The report's figures, in their order."""
     modules = sorted(plugins.modules("figures"), key=lambda module: module.ORDER)
-    rows = [{"name": module.__name__.rpartition(".")[2], "title": module.TITLE} for module in modules]
+    rows = [
+        {"name": module.__name__.rpartition(".")[2], "title": module.TITLE} for module in modules
+    ]
     return rows, (Column("name", "figure"), Column("title", "what it shows"))
 
 

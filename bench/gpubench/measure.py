@@ -82,7 +82,9 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
             cold = case.cache == "cold"
             timer_s = device.timer_cost_s()
             inner = 1 if cold else max(1, round(TIMER_MULTIPLE * timer_s / max(step_s, 1e-9)))
-            samples, stop = _sample(device, prepared.step, inner, cold, step_s, precision)
+            samples, stop = _sample(
+                device, prepared.step, step_s, precision, inner=inner, cold=cold
+            )
         outcome = prepared.outcome() if prepared.outcome else {}
         peak = device.peak_memory_bytes()
     return Measurement(
@@ -132,10 +134,11 @@ def _warm(
 def _sample(
     device: Device,
     step: Callable[[], object],
-    inner: int,
-    cold: bool,
     step_s: float,
     precision: Precision,
+    *,
+    inner: int,
+    cold: bool,
 ) -> tuple[Samples, str]:
     """Take samples until they are precise enough, too many, or out of time."""
     samples = Samples()

@@ -38,7 +38,7 @@ def folders(kind: str) -> list[Path]:
     root = checkout()
     shipped = [root / kind] if root and kind == "kernels" else [PACKAGE / kind]
     entries = os.environ.get("GPUBENCH_PATH", "").split(os.pathsep)
-    users = [Path(entry) / kind for entry in entries if entry]
+    users = [Path(entry) / kind for entry in dict.fromkeys(entries) if entry]
     return [folder for folder in shipped + users if folder.is_dir()]
 
 
@@ -87,7 +87,7 @@ def _module(kind: str, path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(
             f"{path} failed on import: {type(error).__name__}: {error}",

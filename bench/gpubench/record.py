@@ -16,7 +16,7 @@ Status = Literal["ok", "failed", "wrong", "oom", "timeout", "crashed", "unsuppor
 FAILURES = ("failed", "wrong", "oom", "timeout", "crashed")
 
 
-def _column(meaning: str, default: Any = None) -> Any:  # noqa: ANN401 - stands for any column
+def _column(meaning: str, default: Any = None) -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=type(default), metadata={"meaning": meaning})
     return field(default=default, metadata={"meaning": meaning})

@@ -34,16 +34,27 @@ def missing(value: object) -> bool:
 def number(value: float, digits: int = 3) -> str:
     """Three significant digits, without an exponent where people would not use one."""
     if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    magnitude = math.floor(math.log10(abs(value)))
+        return f"{value + 0.0:g}"  # + 0.0: zero has no sign
+    rounded = f"{value:.{digits - 1}e}"
+    magnitude = int(rounded.partition("e")[2])  # after rounding: 9.996 is a 10.0
+    if not -5 <= magnitude < 9:
+        return rounded
     return f"{value:.{max(0, digits - 1 - magnitude)}f}"
+
+
+def _scale(value: float, prefixes: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    """The prefix that leaves 1 to 999 in front; 999.6 would be shown as 1000 and takes the next."""
+    reached = (p for p in prefixes if float(f"{abs(value) / p[0]:.2e}") >= 1)
+    return next(reached, (1, "") if value == 0 else prefixes[-1])
 
 
 def quantity(unit: str) -> Callable[[float], str]:
     """1.23e12 with unit ``FLOP/s`` → ``1.23 TFLOP/s``."""
 
     def show(value: float) -> str:
-        scale, prefix = next((p for p in _PREFIXES if abs(value) >= p[0]), (1, ""))
+        if not math.isfinite(value):
+            return f"{value:g} {unit}"
+        scale, prefix = _scale(value, _PREFIXES)
         return f"{number(value / scale)} {prefix}{unit}"
 
     return show
@@ -53,12 +64,14 @@ def seconds(value: float) -> str:
     """0.00123 → ``1.23 ms``."""
     if not math.isfinite(value):
         return f"{value:g} s"
-    scale, prefix = next((p for p in _SMALL if abs(value) >= p[0]), (1e-9, "n"))
+    scale, prefix = _scale(value, _SMALL)
     return f"{number(value / scale)} {prefix}s"
 
 
 def duration(value: float) -> str:
     """For waits: ``42 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    if not math.isfinite(value):
+        return UNKNOWN
     whole = max(0, round(value))
     if whole < 60:
         return f"{whole} s"
@@ -69,7 +82,8 @@ def duration(value: float) -> str:
 
 def gibibytes(value: float) -> str:
     """Memory sizes are powers of two: ``24 GiB``."""
-    return f"{number(value / 2**30)} GiB" if value < 2**30 else f"{value / 2**30:.4g} GiB"
+    size = value / 2**30
+    return f"{size:.4g} GiB" if 1 <= size < 9999.5 else f"{number(size)} GiB"
 
 
 def percent(value: float) -> str:
@@ -106,7 +120,7 @@ def rows(rows: Sequence[Row], columns: Sequence[Column], form: str, kind: str) -
     if form == "json":
         plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
         envelope = {"kind": kind, "version": JSON_VERSION, "rows": plain}
-        return json.dumps(envelope, indent=1, ensure_ascii=False) + "\n"
+        return _json(envelope, indent=1) + "\n"
     if form == "csv":
         return _csv(rows)
     if form == "markdown":
@@ -114,10 +128,16 @@ def rows(rows: Sequence[Row], columns: Sequence[Column], form: str, kind: str) -
     return _table(rows, columns)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any value a row may hold
+def _json(value: Any, indent: int | None = None) -> str:
+    """JSON with readable letters and escaped control characters, the C1 ones included."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def _plain(value: Any) -> Any:
     """What JSON can hold: unknown and infinite become null, numbers of numpy become Python's."""
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -135,7 +155,11 @@ def _csv(rows: Sequence[Row]) -> str:
     for row in rows:
         plain = [_plain(row.get(key)) for key in keys]
         writer.writerow(
-            json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+            _json(value)
+            if isinstance(value, (list, dict))
+            else clean(value)
+            if isinstance(value, str)
+            else value
             for value in plain
         )
     return out.getvalue()
@@ -143,7 +167,9 @@ def _csv(rows: Sequence[Row]) -> str:
 
 def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     def line(cells: Iterable[str]) -> str:
-        escaped = (cell.replace("|", r"\|").replace("<", "&lt;") for cell in cells)
+        escaped = (
+            cell.replace("\\", r"\\").replace("|", r"\|").replace("<", "&lt;") for cell in cells
+        )
         return "| " + " | ".join(escaped) + " |\n"
 
     rule = "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|\n"

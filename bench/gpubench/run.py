@@ -6,7 +6,7 @@ can just collect records. Between two cases the file on disk is complete; stop i
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,14 +79,10 @@ class Plan:
         # A typical case needs some tens of samples, each with its cache cleared.
         return OVERHEAD_S + max(min(60 * forecast.step_s, longest), longest / 4)
 
-    def seconds_of(self, todo: Iterable[tuple[object, ...]]) -> float:
-        """Expected wall time of a list whose entries end in a forecast."""
-        return sum(self.case_s(entry[-1]) for entry in todo)
-
     @property
     def seconds(self) -> float:
         """Expected wall time of one trial."""
-        return self.seconds_of(self.forecasts)
+        return sum(self.case_s(forecast) for _, forecast in self.forecasts)
 
 
 def plan(request: Request) -> Plan:
@@ -104,7 +100,10 @@ def _plan(request: Request, worker: Worker) -> Plan:
     forecasts = worker.forecast(cases, suite.step_limit_s)
     precision = Precision(suite.half_width, suite.budget_s, suite.warmup_s)
     made = Plan(
-        resolve(request.device), worker.environment, list(zip(cases, forecasts, strict=True)), precision
+        resolve(request.device),
+        worker.environment,
+        list(zip(cases, forecasts, strict=True)),
+        precision,
     )
     if request.budget_s is not None:
         # Give each case its share of the whole, and never more than the suite would.
@@ -153,7 +152,9 @@ class Execution:
         resume: an earlier file to complete in place; cases that it has done are not run again.
     """
 
-    def __init__(self, request: Request, output: str = "results", resume: str | None = None) -> None:
+    def __init__(
+        self, request: Request, output: str = "results", resume: str | None = None
+    ) -> None:
         self.request = request
         self.device = resolve(request.device)
         self.records: list[Record] = store.read_records(resume) if resume else []
@@ -174,7 +175,8 @@ class Execution:
             made = _plan(self.request, self._worker_for(1))
             writer = self._open_file(made)
             todo = self._todo(made)
-            began, expected_s, done_s = time.monotonic(), made.seconds_of(todo), 0.0
+            expected_s = sum(made.case_s(forecast) for _, _, forecast in todo)
+            began, done_s = time.monotonic(), 0.0
             for position, (trial, case, forecast) in enumerate(todo, start=1):
                 elapsed = time.monotonic() - began
                 pace = elapsed / done_s if done_s > 5 else 1.0
@@ -224,7 +226,7 @@ class Execution:
         todo = []
         for trial in range(1, self.request.trials + 1):
             order = list(made.forecasts)
-            random.Random(trial).shuffle(order)  # noqa: S311 - a reproducible order, no secret
+            random.Random(trial).shuffle(order)
             todo += [
                 (trial, case, forecast)
                 for case, forecast in order
@@ -253,7 +255,9 @@ class Execution:
         self, made: Plan, trial: int, case: Case, started_at: datetime, outcome: Outcome
     ) -> Record:
         workload = get_workload(case.workload)
-        earlier = [record.attempt for record in self.records if record.key == (case.id, case.cache, trial)]
+        earlier = [
+            record.attempt for record in self.records if record.key == (case.id, case.cache, trial)
+        ]
         work = workload.work(dict(case.params))
         record = Record(
             run_id=self.run_id,
@@ -277,9 +281,7 @@ class Execution:
 def _with_measurement(record: Record, measurement: Measurement | None, work: Work | None) -> Record:
     """Fill in the numbers; the declared work is kept even of a case that failed."""
     work = (measurement.work if measurement else work) or Work()
-    record = replace(
-        record, flops=work.flops, bytes=work.bytes, items=work.items, item=work.item
-    )
+    record = replace(record, flops=work.flops, bytes=work.bytes, items=work.items, item=work.item)
     if measurement is None:
         return record
     samples = measurement.samples

@@ -10,18 +10,20 @@ import glob
 import os
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
 from gpubench.errors import CannotWrite, UnreadableResult
-from gpubench.record import SCHEMA_VERSION, Record
+from gpubench.record import SCHEMA_VERSION, Record, Status
 
 VERSION_KEY = b"gpubench_schema_version"
 _SIMPLE = {
@@ -33,7 +35,7 @@ _SIMPLE = {
 }
 
 
-def arrow_type(annotation: Any) -> pa.DataType:  # noqa: ANN401 - a type annotation
+def arrow_type(annotation: Any) -> pa.DataType:
     """The Parquet column for a type annotation of Record."""
     arguments = typing.get_args(annotation)
     if isinstance(annotation, types.UnionType):
@@ -64,7 +66,7 @@ class Writer:
             CannotWrite: the folder can't be made or written to.
         """
         self.path = path
-        self._rows = [asdict(record) for record in records]
+        self._rows = [_storable(asdict(record)) for record in records]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,7 +79,7 @@ class Writer:
         Raises:
             CannotWrite: no space or no permission; the file still holds the rows before.
         """
-        self._rows.append(asdict(record))
+        self._rows.append(_storable(asdict(record)))
         self._replace()
 
     def _replace(self) -> None:
@@ -85,16 +87,29 @@ class Writer:
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             with temporary.open("wb") as stream:
-                pq.write_table(table, stream, compression="zstd")
+                # With checksums a flipped bit is a damaged file, never a different number.
+                pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(self.path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise CannotWrite(
                 f"{self.path} can't be written: {error.strerror or error}",
                 "free some space or choose another folder with -o; earlier rows are kept",
             ) from error
+
+
+def _storable(value: Any) -> Any:
+    """Text that UTF-8 can hold: quoted file names may carry bytes that were no text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_storable(inner) for inner in value]
+    if isinstance(value, dict):
+        return {_storable(name): _storable(inner) for name, inner in value.items()}
+    return value
 
 
 def expand(patterns: Sequence[str]) -> list[str]:
@@ -105,39 +120,55 @@ def expand(patterns: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for pattern in patterns:
-        if "://" in pattern:
-            matches = _expand_url(pattern)
-        elif Path(pattern).is_dir():
-            matches = sorted(map(str, Path(pattern).rglob("*.parquet")))
-        elif Path(pattern).exists():
-            matches = [pattern]
-        else:
-            matches = sorted(glob.glob(pattern, recursive=True))
+        matches = _expand_url(pattern) if "://" in pattern else _expand_path(pattern)
         if not matches:
             raise UnreadableResult(
                 f"{pattern}: no result file there",
                 "give a .parquet file, a folder or a glob; `gpubench run` makes one",
             )
-        found += [match for match in matches if match not in found]
-    return found
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def _expand_path(pattern: str) -> list[str]:
+    try:
+        # A file may be named like a glob; what is there counts first.
+        named = [pattern]
+        if not Path(pattern).exists():
+            named = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - may be absolute
+        matches: list[str] = []
+        for path in map(Path, named):
+            inside = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+            matches += [str(match) for match in inside if not match.is_dir()]
+    except OSError as error:
+        raise UnreadableResult(f"{pattern}: {error.strerror}", "check the path") from error
+    return matches
 
 
 def _expand_url(url: str) -> list[str]:
     filesystem, path = _file_system(url)
-    info = filesystem.get_file_info(path)
-    if info.type != pyarrow.fs.FileType.Directory:
-        return [url]
-    scheme = url.split("://")[0]
-    inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
-    return sorted(f"{scheme}://{entry.path}" for entry in inside if entry.extension == "parquet")
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type != pyarrow.fs.FileType.Directory:
+            return [url]
+        inside = filesystem.get_file_info(pyarrow.fs.FileSelector(path, recursive=True))
+    except OSError as error:
+        raise UnreadableResult(
+            f"{url}: {error}", "check the address and its credentials"
+        ) from error
+    scheme = url.split("://", maxsplit=1)[0]
+    paths = sorted(entry.path for entry in inside if entry.extension == "parquet")
+    return [f"{scheme}://{quote(path)}" for path in paths]
 
 
 def _file_system(url: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """pyarrow's own file system for the URL, or fsspec's where that is installed."""
+    """Pyarrow's own file system for the URL, or fsspec's where that is installed."""
     try:
-        return pyarrow.fs.FileSystem.from_uri(url)
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(url)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason: Exception = error
+    else:
+        return filesystem, path
     try:
         import fsspec
 
@@ -160,7 +191,7 @@ def read(path: str) -> pa.Table:
     """
     table = _open(path)
     version = (table.schema.metadata or {}).get(VERSION_KEY)
-    if version is None or not version.isdigit():
+    if version is None or not version.isdigit() or len(version) > 9:
         raise UnreadableResult(
             f"{path} is Parquet, but not a gpubench result file",
             "its metadata lacks gpubench_schema_version; `gpubench run` writes such files",
@@ -175,16 +206,36 @@ def read(path: str) -> pa.Table:
 
 def _open(path: str) -> pa.Table:
     filesystem, inner = _file_system(path) if "://" in path else (None, path)
+    if filesystem is None:
+        _check_file(path)
     try:
-        return pq.read_table(inner, filesystem=filesystem, partitioning=None)
+        table = pq.read_table(
+            inner, filesystem=filesystem, partitioning=None, page_checksum_verification=True
+        )
+        table.validate(full=True)
+        _ = table.column_names  # decoded only now; a damaged one is no text
     except FileNotFoundError as error:
         raise UnreadableResult(f"{path}: no such file", "check the path") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        size = Path(path).stat().st_size if filesystem is None else None
-        what = "is empty" if size == 0 else "is damaged, cut short or not a Parquet file"
         raise UnreadableResult(
-            f"{path} {what}", "measure again, or `gpubench run --resume` from an earlier copy"
+            f"{path} is damaged, cut short or not a Parquet file",
+            "measure again, or `gpubench run --resume` from an earlier copy",
         ) from error
+    return table
+
+
+def _check_file(path: str) -> None:
+    """What the operating system has to say about a local file, before Parquet's opinion."""
+    try:
+        with Path(path).open("rb") as stream:
+            empty = not stream.read(1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnreadableResult(f"{path}: {reason}", "check the path") from error
+    if empty:
+        raise UnreadableResult(
+            f"{path} is empty", "measure again, or `gpubench run --resume` from an earlier copy"
+        )
 
 
 def _conform(path: str, table: pa.Table) -> pa.Table:
@@ -215,28 +266,45 @@ def read_records(path: str) -> list[Record]:
         if typing.get_args(hint) and is_dataclass(typing.get_args(hint)[0])
     }
     records = []
-    for row in read(path).to_pylist():
+    for row in _rows(path):
         for name in maps:
             row[name] = dict(row[name] or ())
         for name, kind in spreads.items():
             row[name] = kind(**row[name]) if row[name] else None
-        records.append(Record(**row))
+        # What the file leaves open is as if never said: an absent list is an empty one. Only
+        # success has to be said.
+        row["status"] = row["status"] or "failed"
+        records.append(Record(**{name: value for name, value in row.items() if value is not None}))
     return records
+
+
+def _rows(path: str) -> list[dict[str, Any]]:
+    """The file's rows as plain Python, in which a date can't lie beyond the year 9999."""
+    try:
+        rows: list[dict[str, Any]] = read(path).to_pylist()
+    except (ValueError, OverflowError) as error:
+        raise UnreadableResult(
+            f"{path} holds a value that is out of range: {error}",
+            "the file was not written by gpubench, or was changed since",
+        ) from error
+    return rows
 
 
 def examine(path: str) -> dict[str, Any]:
     """Whether a file is readable and its rows make sense, for ``gpubench validate``."""
     try:
-        rows = read(path).to_pylist()
+        rows = _rows(path)
     except UnreadableResult as error:
         return {"file": path, "valid": False, "rows": None, "problem": str(error)}
-    problem = next((text for row in rows if (text := _problem(row))), None)
+    problem = next((text for row in rows if (text := contradiction(row))), None)
     return {"file": path, "valid": problem is None, "rows": len(rows), "problem": problem}
 
 
-def _problem(row: dict[str, Any]) -> str | None:
+def contradiction(row: Mapping[Any, Any]) -> str | None:
     """What contradicts the schema's meaning in one row."""
     samples = row["samples_s"]
+    if row["status"] not in typing.get_args(Status):
+        return f"{row['case_id']} has the status {row['status']!r}, which there is not"
     if row["status"] == "ok" and not samples:
         return f"{row['case_id']} is ok without samples"
     if row["status"] != "ok" and samples:

@@ -109,7 +109,9 @@ def _block_cases(path: Path, block: dict[str, Any]) -> Iterator[Case]:
 
 
 def _matches(case: Case, pattern: str) -> bool:
-    return pattern == case.id or fnmatchcase(case.workload, pattern) or fnmatchcase(case.id, pattern)
+    return (
+        pattern == case.id or fnmatchcase(case.workload, pattern) or fnmatchcase(case.id, pattern)
+    )
 
 
 def _names(cases: Sequence[Case]) -> str:

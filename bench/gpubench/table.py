@@ -5,7 +5,7 @@ from the samples, shares of peak from the catalogue.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,10 @@ from gpubench.record import FAILURES
 from gpubench.render import Column
 
 INDEX = ["architecture", "card", "workload", "case_id"]
+SUMMARY = (
+    *("cache", "precision", "params", "provenance", "trials", "status", "reason", "median_s"),
+    *("half_width", "spread", "throughput", "throughput_unit", "share_of_peak", "flags"),
+)
 #: a rate above the peak by more than this can't be: clocks boost above the reference by less
 ABOVE_PEAK = 1.15
 MEMORY_BOUND_INTENSITY = 4.0
@@ -51,11 +55,13 @@ def _frame(table: pa.Table) -> pd.DataFrame:
         if _is_plain(field.type):
             values = table.column(field.name).to_pylist(maps_as_pydicts="lossy")
             frame[field.name] = pd.Series(values, dtype=object, index=frame.index)
-    return frame[table.column_names]
+    ordered: pd.DataFrame = frame[table.column_names]
+    return ordered
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    return pa.types.is_nested(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
+    tests = (pa.types.is_nested, pa.types.is_string, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
 
 
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
@@ -64,11 +70,13 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
     ``median_s low_s high_s``: of the samples, with the distribution-free 95 % interval;
     ``flops_per_s bytes_per_s items_per_s``; ``throughput throughput_unit``: the one that suits
     the workload; ``share_of_peak``: of the card's dense peak in that precision or of its memory
-    bandwidth, whichever is more; ``precision``.
+    bandwidth, whichever is more; ``precision``. A row that contradicts itself, such as an ok one
+    without a positive time, becomes a failed one with the reason: never a number.
     """
-    frame = frame.copy()
+    frame = _without_contradictions(frame)
     intervals = [
-        stats.median_interval(samples) if samples else None for samples in frame["samples_s"]
+        stats.median_interval(samples) if status == "ok" else None
+        for samples, status in zip(frame["samples_s"], frame["status"], strict=True)
     ]
     frame["median_s"] = [interval.estimate if interval else math.nan for interval in intervals]
     frame["low_s"] = [interval.low if interval else math.nan for interval in intervals]
@@ -87,7 +95,19 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def throughput(row: dict[str, Any]) -> tuple[float, str]:
+def _without_contradictions(frame: pd.DataFrame) -> pd.DataFrame:
+    problems = [
+        None if row["status"] in (*FAILURES, "unsupported") else store.contradiction(row)
+        for row in frame.to_dict("records")
+    ]
+    broken = pd.Series([problem is not None for problem in problems], index=frame.index, dtype=bool)
+    reasons = pd.Series(problems, index=frame.index, dtype=object)
+    return frame.assign(
+        status=frame["status"].mask(broken, "failed"), reason=frame["reason"].mask(broken, reasons)
+    )
+
+
+def throughput(row: Mapping[Hashable, Any]) -> tuple[float, str]:
     """The rate a workload is judged by: what it trains on, else what it is made of most.
 
     Below a few operations per byte every device waits for memory, and FLOP/s say nothing.
@@ -99,7 +119,7 @@ def throughput(row: dict[str, Any]) -> tuple[float, str]:
     return row["bytes_per_s"], "B/s"
 
 
-def _share_of_peak(row: dict[str, Any]) -> float:
+def _share_of_peak(row: Mapping[Hashable, Any]) -> float:
     card = catalogue().get(row["card_id"] or "")
     if card is None:
         return math.nan
@@ -115,14 +135,19 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     interval: between trials where there are two or more (Student's t on the logarithms), within
     the one process otherwise; ``spread`` says which. A failed case keeps its row.
     """
-    rows = [_summarise(group) for _, group in frame.groupby([*INDEX, "cache"], sort=False, dropna=False)]
-    return pd.DataFrame(rows).set_index(INDEX).sort_index(kind="stable")
+    rows = [
+        _summarise(group) for _, group in frame.groupby([*INDEX, "cache"], sort=False, dropna=False)
+    ]
+    columns = None if rows else [*INDEX, *SUMMARY]
+    return pd.DataFrame(rows, columns=columns).set_index(INDEX).sort_index(kind="stable")
 
 
 def _summarise(group: pd.DataFrame) -> dict[str, Any]:
     ok = group[group["status"] == "ok"]
     last = (ok if len(ok) else group).iloc[-1]
-    row = {column: last[column] for column in [*INDEX, "cache", "precision", "params", "provenance"]}
+    row = {
+        column: last[column] for column in [*INDEX, "cache", "precision", "params", "provenance"]
+    }
     row["trials"] = len(ok)
     row["status"] = _status(group)
     row["reason"] = next((text for text in group["reason"] if isinstance(text, str)), None)

@@ -72,8 +72,12 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._log = tempfile.NamedTemporaryFile(prefix="gpubench-worker-", suffix=".log")  # noqa: SIM115
         self._pipe, theirs = context.Pipe()
-        arguments = (theirs, device, self._log.name, identify)
-        self._process = context.Process(target=serve, args=arguments, daemon=True)
+        self._process = context.Process(
+            target=serve,
+            args=(theirs, device, self._log.name),
+            kwargs={"identify": identify},
+            daemon=True,
+        )
         self._process.start()
         theirs.close()
         hello = self._receive(STARTUP_TIMEOUT_S)
@@ -81,7 +85,9 @@ class Worker:
             self.stop()
             raise hello.error
         if not isinstance(hello, Hello):
-            reason = self._last_words() if hello is None else f"no answer in {STARTUP_TIMEOUT_S:g} s"
+            reason = (
+                self._last_words() if hello is None else f"no answer in {STARTUP_TIMEOUT_S:g} s"
+            )
             self.stop()
             raise EnvironmentRefused(
                 f"the measuring process for {device} did not start: {reason}",
@@ -132,10 +138,10 @@ class Worker:
                 how += ", most often the system running out of memory"
         lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-3:]
         words = f": {' | '.join(lines)}" if lines else ""
-        return without_identity(f"the process died ({how}){words}")[:500]
+        return environment.without_identity(f"the process died ({how}){words}")[:500]
 
 
-def serve(pipe: Connection, device_name: str, log_path: str, identify: bool) -> None:
+def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool) -> None:
     """Answer requests until the parent hangs up.
 
     A request is ``("forecast", cases, step_limit_s)`` or ``("measure", case, precision)``.
@@ -173,8 +179,8 @@ def forecast(device: Device, case: Case, step_limit_s: float) -> Forecast:
     if memory and work.footprint and work.footprint > USABLE_MEMORY_SHARE * memory:
         return Forecast(
             None,
-            f"left out: it needs about {work.footprint / 2**30:.1f} GiB and the device has "
-            f"{memory / 2**30:.1f}",
+            f"left out: it needs about {work.footprint / 2**30:.1f} GiB, more than "
+            f"{USABLE_MEMORY_SHARE:.0%} of the device's {memory / 2**30:.1f} GiB",
         )
     step_s = device.expected_s(work, case.precision)
     if step_s is not None and step_s > step_limit_s:
@@ -192,7 +198,7 @@ def attempt(device: Device, case: Case, precision: Precision) -> Outcome:
         return Outcome("ok", measurement=measure(device, case, precision))
     except CaseOutcome as error:
         return Outcome(error.status, environment.without_identity(str(error)))
-    except Exception as error:  # whatever a workload raises is its row's reason, not the run's end
+    except Exception as error:  # noqa: BLE001 - whatever a workload raises is its row's reason, not the run's end
         status = "oom" if device.out_of_memory(error) else "failed"
         text = " ".join(f"{type(error).__name__}: {error}".split())
         # After an unexpected error a CUDA context may be unusable: don't measure with it again.

@@ -27,13 +27,10 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from gpubench import plugins
 from gpubench.errors import UsageError, WrongResult, unknown_name
-
-if TYPE_CHECKING:
-    from gpubench.device import Device
 
 Value = str | int | float | bool
 Cache = Literal["cold", "hot"]

@@ -50,7 +50,8 @@ def devices() -> list[DeviceInfo]:
         handles = [read(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
         known = [(handle, read(nvml.nvmlDeviceGetUUID, handle)) for handle in handles if handle]
         return [
-            describe(nvml, handle, f"cuda:{number}") for number, handle in enumerate(_visible(known))
+            describe(nvml, handle, f"cuda:{number}")
+            for number, handle in enumerate(_visible(known))
         ]
 
 

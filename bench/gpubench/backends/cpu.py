@@ -10,7 +10,7 @@ import psutil
 
 from gpubench.device import Device, DeviceInfo
 from gpubench.environment import core_count, processor_facts, processor_name
-from gpubench.errors import UsageError
+from gpubench.errors import EnvironmentRefused, UsageError
 
 if TYPE_CHECKING:
     from gpubench.workload import Work
@@ -30,9 +30,21 @@ def present() -> list[DeviceInfo]:
 
 
 def open(selector: str) -> "ProcessorDevice":  # noqa: A001 - the name of the backend contract
-    """Open the processor; it takes no selector."""
+    """Open the processor; it takes no selector.
+
+    Raises:
+        UsageError: a selector was given.
+        EnvironmentRefused: torch is not installed.
+    """
     if selector:
         raise UsageError(f"the cpu takes no number, got 'cpu:{selector}'", "give --device cpu")
+    try:
+        import torch  # noqa: F401 - its version and threads belong to the environment
+    except ModuleNotFoundError as error:
+        raise EnvironmentRefused(
+            "measuring needs torch, which is not installed",
+            "pip install 'gpubench-suite[run]', or --device virtual:CARD to try the tool",
+        ) from error
     return ProcessorDevice()
 
 
@@ -93,4 +105,6 @@ def last_level_cache_bytes() -> int | None:
     sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     units = {"K": 2**10, "M": 2**20}
     texts = [path.read_text().strip() for path in sizes]
-    return max((int(text[:-1]) * units[text[-1]] for text in texts if text[-1] in units), default=None)
+    return max(
+        (int(text[:-1]) * units[text[-1]] for text in texts if text[-1] in units), default=None
+    )

@@ -138,6 +138,7 @@ class CudaDevice(Device):
         matmul = backends.cuda.matmul
         tf32 = precision == "tf32"
         # torch 2.9 replaced allow_tf32, and refuses a mixture of the old names and the new.
+        settings: list[tuple[Any, str, object]]
         if hasattr(matmul, "fp32_precision"):
             settings = [
                 (matmul, "fp32_precision", "tf32" if tf32 else "ieee"),
@@ -205,9 +206,11 @@ class CudaDevice(Device):
         return int(self.torch.cuda.max_memory_allocated())
 
     def out_of_memory(self, error: BaseException) -> bool:
-        """torch's own type, and CuPy's by its name."""
+        """Torch's own type, and CuPy's by its name."""
         is_torch = isinstance(error, self.torch.cuda.OutOfMemoryError)
-        return is_torch or type(error).__name__ == "OutOfMemoryError" or super().out_of_memory(error)
+        return (
+            is_torch or type(error).__name__ == "OutOfMemoryError" or super().out_of_memory(error)
+        )
 
     def _describe(self, index: int) -> DeviceInfo:
         """What the driver tells of the card, completed by what CUDA tells."""

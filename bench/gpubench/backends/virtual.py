@@ -94,7 +94,7 @@ def parse_script(settings: list[str]) -> Script:
     Raises:
         UsageError: an unknown key or a value that is not of its type.
     """
-    kinds = {field.name: type(field.default) for field in fields(Script)}
+    kinds: dict[str, type] = {field.name: type(field.default) for field in fields(Script)}
     values: dict[str, object] = {}
     for setting in settings:
         key, _, text = setting.partition("=")
@@ -118,7 +118,7 @@ class VirtualDevice(Device):
     def __init__(self, card: Card, script: Script | None = None) -> None:
         self.card = card
         self.script = script or Script()
-        self.random = random.Random(self.script.seed)  # noqa: S311 - reproducible noise, no secret
+        self.random = random.Random(self.script.seed)
         self._now_s = 0.0
         self._steps = 0
         self._cache_is_warm = False

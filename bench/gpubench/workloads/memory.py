@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gpubench.errors import UsageError
+from gpubench.errors import unknown_name
 from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def work(operation: str, mib: int, precision: str) -> Work:
     again for a copy; that is not counted, so its rate shows what the program gets.
     """
     if operation not in ARRAYS:
-        raise UsageError(f"memory has no operation {operation!r}", f"known: {', '.join(ARRAYS)}")
+        raise unknown_name("operation", operation, ARRAYS)
     moved = ARRAYS[operation] * mib * MIB
     elements = mib * MIB // PRECISION_BYTES[precision]
     return Work(

@@ -1,0 +1,47 @@
+"""What all tests share: an installation of its own, and records without a device."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from gpubench.record import Record
+
+
+@pytest.fixture(autouse=True)
+def own_installation(tmp_path, monkeypatch):
+    """No test reads or writes the user's configuration or extension folders."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("GPUBENCH_PATH", raising=False)
+
+
+@pytest.fixture
+def make_record():
+    """Records that look measured, with whatever is to be different."""
+
+    def make(**different):
+        return Record(
+            **{
+                "run_id": "run-1",
+                "started_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+                "suite": "quick",
+                "workload": "gemm",
+                "workload_version": 1,
+                "workload_hash": "abc",
+                "case_id": "gemm:shape=1024x1024x1024,precision=fp32",
+                "params": {"shape": "1024x1024x1024", "precision": "fp32"},
+                "samples_s": [0.01, 0.011, 0.0105] * 4,
+                "timer": "host",
+                "cache": "cold",
+                "inner": 1,
+                "stop": "precise",
+                "flops": 2.0 * 1024**3,
+                "bytes": 3.0 * 4 * 1024**2,
+                "backend": "cpu",
+                "card_id": "cpu-test",
+                "card": "Test processor",
+                "architecture": "x86_64",
+            }
+            | different
+        )
+
+    return make

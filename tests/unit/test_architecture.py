@@ -1,0 +1,194 @@
+"""The architecture of design and docs, held against the imports: data flows one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpubench
+from gpubench import plugins
+
+PACKAGE = Path(gpubench.__file__).parent
+
+# Which modules of the package each module may import: the picture in CONTRIBUTING.md.
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "plugins": {"errors"},
+    "stats": set(),
+    "render": set(),
+    "cards": {"errors"},
+    "record": set(),
+    "workload": {"plugins", "errors", "device"},
+    "device": {"plugins", "errors", "workload"},
+    "suite": {"plugins", "errors", "workload"},
+    "measure": {"device", "workload", "stats", "errors"},
+    "environment": {"plugins", "device", "__init__"},
+    "store": {"record", "errors"},
+    "worker": {"device", "workload", "measure", "environment", "errors"},
+    "run": {"suite", "device", "workload", "measure", "worker", "record", "store", "errors"},
+    "table": {"record", "cards", "render", "stats", "store"},
+    "compare": {"table", "render", "stats", "errors"},
+    "report": {"table", "compare", "cards", "plugins", "render", "record", "errors", "stats"},
+    "listing": {"plugins", "cards", "render", "workload", "suite"},
+    "console": {"run", "record", "render", "stats", "table"},
+    "cli": {
+        *("errors", "cards", "compare", "console", "device", "listing", "render", "report"),
+        *("run", "store", "suite", "table", "__init__"),
+    },
+}
+# Only for annotations: the two halves of the abstraction name each other.
+FOR_TYPES_ONLY = {("workload", "device"), ("device", "workload")}
+READING_HALF = {"table", "compare", "report", "store", "record", "cards", "stats", "render"}
+MEASURING_HALF = {"run", "worker", "measure", "suite", "workload", "device", "environment"}
+
+
+def imports(path):
+    """(module of the package, whether only for annotations) for each import in a file."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "gpubench":
+                names = [f"gpubench.{alias.name}" for alias in node.names]
+            else:
+                names = [node.module]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "gpubench":
+                target = rest.partition(".")[0] or "__init__"
+                if not (PACKAGE / f"{target}.py").exists() and not (PACKAGE / target).is_dir():
+                    target = "__init__"
+                yield target, id(node) in typing_only
+
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def test_every_module_has_its_place_in_the_picture():
+    assert set(MODULES) == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_the_picture_allows(module):
+    found = set(imports(PACKAGE / f"{module}.py"))
+    assert {target for target, _ in found} <= MAY_IMPORT[module]
+    for target, for_types in found:
+        if (module, target) in FOR_TYPES_ONLY:
+            assert for_types, f"{module} may name {target} in annotations only"
+
+
+def test_the_halves_meet_only_in_the_result_file():
+    for module in READING_HALF:
+        assert not MAY_IMPORT[module] & MEASURING_HALF
+
+
+def test_the_picture_has_no_cycle():
+    arrows = {
+        module: {target for target in targets if (module, target) not in FOR_TYPES_ONLY}
+        for module, targets in MAY_IMPORT.items()
+        if module != "__init__"
+    }
+    order = []
+    while len(order) < len(arrows):
+        free = [
+            module
+            for module, targets in arrows.items()
+            if module not in order and targets - {"__init__"} <= set(order)
+        ]
+        assert free, f"a cycle among {set(arrows) - set(order)}"
+        order += free
+
+
+def test_only_store_opens_result_files():
+    for module in MODULES:
+        text = (PACKAGE / f"{module}.py").read_text()
+        if module != "store":
+            assert "pyarrow.parquet" not in text
+            assert "read_parquet" not in text
+
+
+@pytest.mark.parametrize("kind", plugins.KINDS)
+def test_extensions_import_nothing_heavy_before_they_are_used(kind):
+    heavy = {"torch", "cupy", "transformers", "plotly", "numpy", "pandas"}
+    if kind == "figures":
+        heavy -= {"plotly", "numpy", "pandas"}  # a report always needs them
+    for path in plugins.files(kind, ".py").values():
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                assert not {name.partition(".")[0] for name in names} & heavy, path
+
+
+LIGHT = {
+    "--help": [],
+    "--version": [],
+    "list cards": ["rich"],
+    "list suites": ["rich"],
+    "list workloads": ["rich"],
+    "devices --help": [],
+    "run --help": [],
+}
+
+
+@pytest.mark.parametrize("words", LIGHT)
+def test_the_command_answers_without_heavy_imports(words):
+    code = (
+        "import sys\nfrom gpubench.cli import main\n"
+        f"try: main({words.split()!r})\nexcept SystemExit: pass\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    heavy = {"torch", "pandas", "plotly", "pyarrow", "scipy", "transformers", "cupy", "numpy"}
+    assert not loaded & heavy
+    if "rich" not in LIGHT[words]:
+        assert "rich" not in loaded
+
+
+def test_help_takes_at_most_five_times_a_bare_interpreter():
+    """Side by side and interleaved, so that the machine's mood falls on both; the best of each."""
+    import time
+
+    def once(*arguments):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        return time.perf_counter() - begin
+
+    pairs = [(once("-c", "pass"), once("-m", "gpubench", "--help")) for _ in range(12)]
+    bare, helped = (min(times) for times in zip(*pairs, strict=True))
+    assert helped <= 5 * bare
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    code = "import gpubench, sys; print(*[n for n in sys.modules if n.startswith('gpubench.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    assert gpubench.__all__ == ["__version__"]
+
+
+def test_no_module_is_a_drawer_for_odds_and_ends():
+    for path in PACKAGE.rglob("*.py"):
+        assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+
+
+def test_no_function_is_longer_than_a_screen():
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent.parent / "kernels").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 60, f"{path.name}: {node.name} has {lines} lines"

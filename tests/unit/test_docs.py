@@ -1,0 +1,113 @@
+"""The documentation is held against the code: no verb, flag or column without its words."""
+
+import argparse
+import dataclasses
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from gpubench import cli, compare, measure, table
+from gpubench.backends.virtual import Script
+from gpubench.record import Record
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(name):
+    return (ROOT / name).read_text()
+
+
+def verbs():
+    top = cli.parser(list(cli.VERBS))
+    action = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    return action.choices
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_and_flag_is_documented_and_no_other(verb):
+    sections = re.split(r"^## gpubench ", read("docs/commands.md"), flags=re.MULTILINE)[1:]
+    section = {text.split("\n", 1)[0].strip(): text for text in sections}[verb]
+    flags = {
+        option
+        for action in verbs()[verb]._actions
+        for option in action.option_strings
+        if option not in {"-h", "--help"}
+    }
+    documented = set(re.findall(r"`(--?[a-z][a-z-]*)", section))
+    assert flags <= documented
+    assert {flag for flag in documented if flag.startswith("--")} - flags <= {"--resume"}
+
+
+def test_every_setting_of_a_virtual_device_is_documented():
+    page = read("docs/commands.md")
+    for field in dataclasses.fields(Script):
+        assert f"`{field.name}`" in page
+
+
+def test_every_flag_of_a_row_is_explained_and_every_explained_flag_exists():
+    section = read("docs/method.md").split("## Flags")[1].split("## ")[0]
+    explained = set(re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE))
+    source = Path(measure.__file__).read_text() + Path(table.__file__).read_text()
+    raised = set(re.findall(r'^        "(\w+)": ', source.split("def _flags")[1], re.MULTILINE))
+    assert explained == raised | {"above_peak"}
+
+
+def test_every_verdict_and_reason_is_explained():
+    page = read("docs/method.md").split("## Verdicts")[1]
+    for verdict in compare.Verdict.__args__:
+        assert f"`{verdict}`" in page
+    assert {"single_trial", "not_measured", "differs"} <= set(compare.MEANING)
+    for code in ("single_trial", "not_measured", "differs"):
+        assert f"`{code}`" in page
+
+
+def test_every_column_of_the_result_file_is_documented_with_its_meaning():
+    page = read("docs/result-file.md")
+    for field in dataclasses.fields(Record):
+        assert f"| `{field.name}` |" in page
+        assert field.metadata["meaning"] in page
+
+
+def test_every_module_is_in_the_picture():
+    page = read("CONTRIBUTING.md")
+    for path in (ROOT / "bench/gpubench").glob("*.py"):
+        if not path.stem.startswith("__"):
+            assert f"| `{path.stem}` |" in page
+
+
+def test_the_workload_of_the_contributing_page_works_as_it_stands(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="the page's example computes with torch")
+    from gpubench.device import open_device
+    from gpubench.measure import Precision
+    from gpubench.measure import measure as measure_case
+    from gpubench.workload import Case
+
+    code = read("CONTRIBUTING.md").split("```python\n")[1].split("```")[0]
+    folder = tmp_path / "workloads"
+    folder.mkdir()
+    (folder / "square.py").write_text(code)
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path))
+    case = Case("square", (("n", 2**16), ("precision", "fp16")))
+    measured = measure_case(open_device("cpu"), case, Precision(budget_s=0.1, warmup_s=0.1))
+    assert measured.work.bytes == 2 * 2 * 2**16
+
+
+def test_local_links_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_shows_the_two_commands_and_ci_runs_the_second():
+    readme = read("README.md")
+    assert "python3 noxfile.py -s bench" in readme
+    assert "python3 noxfile.py -s tests" in readme
+    assert "\npython3 noxfile.py -s tests" in read(".ci/run")
+
+
+def test_the_column_page_is_the_generated_one():
+    made = runpy.run_path(str(ROOT / "docs/make_result_file_page.py"))["page"]()
+    assert made == read("docs/result-file.md")

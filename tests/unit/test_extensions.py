@@ -1,0 +1,123 @@
+"""Adding something is one new file: one of each kind in a folder of the user's own, and it works."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+EXTENSIONS = {
+    "workloads/doubling.py": '''
+from gpubench.workload import Prepared, Work, workload
+
+def work(n):
+    return Work(flops=n, bytes=8 * n, footprint=8 * n)
+
+@workload(version=1, work=work, n=[1000])
+def doubling(device, n):
+    """Doubles numbers."""
+    values = list(range(n))
+    return Prepared(step=lambda: [2 * value for value in values])
+''',
+    "kernels/halving.py": '''
+from gpubench.workload import Prepared, Work, workload
+
+@workload(version=1, work=lambda n: Work(flops=n, bytes=8 * n), n=[1000])
+def halving(device, n):
+    """Halves numbers."""
+    return Prepared(step=lambda: n / 2)
+''',
+    "suites/mine.toml": '''
+summary = "my own"
+budget_s = 0.1
+warmup_s = 0.1
+[[case]]
+workload = "doubling"
+[[case]]
+workload = "halving"
+''',
+    "profiles/mine.toml": 'summary = "my own weights"\n',
+    "figures/mine.py": '''
+import plotly.graph_objects as go
+
+TITLE = "My own figure"
+ORDER = 999
+CAPTION = "One bar per row."
+
+def figure(frame):
+    return go.Figure(go.Bar(y=list(range(len(frame)))))
+''',
+    "backends/slow.py": '''
+import time
+from gpubench.device import Device, DeviceInfo
+
+PRIORITY = -5
+
+def present():
+    return []
+
+def open(selector):
+    return Slow()
+
+class Slow(Device):
+    info = DeviceInfo("slow", "slow", "A slow machine", "slow-machine", "none")
+    def unsupported(self, precision):
+        return None
+    def flush(self):
+        pass
+    def expected_s(self, work, precision):
+        return 1e-4
+''',
+}
+
+
+@pytest.fixture
+def extended(tmp_path):
+    """Environment variables and folder of a user with one extension of each kind."""
+    for name, text in EXTENSIONS.items():
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path, {**os.environ, "GPUBENCH_PATH": str(tmp_path / "mine")}
+
+
+def gpubench(extended, *arguments):
+    folder, env = extended
+    command = [sys.executable, "-m", "gpubench", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def names(extended, kind):
+    rows = json.loads(gpubench(extended, "list", kind, "--format", "json"))["rows"]
+    return {row["name"] for row in rows}
+
+
+def test_each_extension_is_listed(extended):
+    assert {"doubling", "halving"} <= names(extended, "workloads")
+    assert "mine" in names(extended, "suites")
+    assert "mine" in names(extended, "profiles")
+    assert "mine" in {name.removeprefix("gpubench_figures_") for name in names(extended, "figures")}
+
+
+def test_a_suite_of_ones_own_runs_workloads_of_ones_own_on_a_backend_of_ones_own(extended):
+    out = gpubench(
+        extended,
+        *("run", "--suite", "mine", "--device", "slow", "-o", "out.parquet", "--format", "json"),
+    )
+    rows = json.loads(out)["rows"]
+    assert {row["workload"]: row["status"] for row in rows} == {"doubling": "ok", "halving": "ok"}
+    assert {row["card"] for row in rows} == {"A slow machine"}
+    gpubench(extended, "report", "out.parquet", "-o", "report.html")
+    assert "My own figure" in (extended[0] / "report.html").read_text()
+
+
+def test_a_virtual_card_prices_a_workload_of_ones_own(extended):
+    out = gpubench(
+        extended,
+        *("run", "--suite", "mine", "--device", "virtual:tesla-t4", "-o", "virtual.parquet"),
+    )
+    assert "(virtual)" in out
+    assert "halving" in out

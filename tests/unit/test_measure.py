@@ -1,0 +1,158 @@
+"""The measuring loop, on a clock whose every noise is known."""
+
+import gc
+
+import pytest
+
+from gpubench import measure as loop
+from gpubench.backends.virtual import Script, VirtualDevice
+from gpubench.cards import get_card
+from gpubench.errors import Unsupported, WrongResult
+from gpubench.measure import Precision, measure
+from gpubench.stats import median
+from gpubench.workload import Case
+
+CASE = Case("gemm", (("shape", "4096x4096x4096"), ("precision", "fp32")))
+HOT = Case(CASE.workload, CASE.params, "hot")
+
+
+def on_card(**script):
+    return VirtualDevice(get_card("geforce-rtx-3090"), Script(**script))
+
+
+def true_step_s(device):
+    """What the clock takes for a warm, cold-cache step without noise."""
+    flops, moved = 2 * 4096**3, 3 * 4 * 4096**2
+    return device.card.nominal_s(flops, moved, "fp32")
+
+
+def test_the_median_is_the_true_time_of_a_step():
+    device = on_card(noise=0.01)
+    measured = measure(device, CASE)
+    assert median(measured.samples.device_s) == pytest.approx(true_step_s(device), rel=0.01)
+
+
+def test_without_noise_the_median_is_exact():
+    device = on_card(noise=0.0, warmup=0.0)
+    measured = measure(device, CASE)
+    assert median(measured.samples.device_s) == pytest.approx(true_step_s(device), rel=1e-6)
+    assert measured.flags == ()
+
+
+def test_a_cold_measurement_does_not_profit_from_the_cache():
+    """Dropping the flush would make the cold time the hot one: 40 % faster on this clock."""
+    cold, hot = (
+        median(measure(on_card(noise=0.0, hot=0.6), case).samples.device_s) for case in (CASE, HOT)
+    )
+    assert hot == pytest.approx(0.6 * cold, rel=0.01)
+
+
+def test_warm_up_is_kept_out_of_the_samples():
+    device = on_card(noise=0.0, warmup=1.0, warmup_steps=3)
+    measured = measure(device, CASE)
+    assert measured.first_step_s > 1.9 * true_step_s(device)
+    assert max(measured.samples.device_s) < 1.03 * true_step_s(device)
+
+
+def test_noisier_steps_take_more_samples_until_the_interval_is_narrow_enough():
+    few, many = (
+        len(measure(on_card(noise=noise), CASE).samples.device_s) for noise in (0.002, 0.03)
+    )
+    assert few < many
+
+
+def test_a_budget_that_is_too_short_is_flagged_and_keeps_its_samples():
+    measured = measure(on_card(noise=0.3), CASE, Precision(half_width=0.001, budget_s=0.5))
+    assert measured.stop == "budget"
+    assert "unconverged" in measured.flags
+    assert len(measured.samples.device_s) >= 10
+
+
+def test_one_step_longer_than_the_budget_still_gives_a_sample():
+    measured = measure(on_card(), CASE, Precision(budget_s=1e-4, warmup_s=1e-4))
+    assert len(measured.samples.device_s) >= 1
+    assert measured.stop == "budget"
+
+
+def test_a_device_that_keeps_slowing_down_is_flagged_as_unsettled():
+    measured = measure(on_card(noise=0.0, drift=40.0), CASE, Precision(warmup_s=0.05))
+    assert "unsettled" in measured.flags
+
+
+def test_short_steps_are_timed_in_batches_when_hot_and_flagged_when_cold(monkeypatch):
+    tiny = (("shape", "64x64x64"), ("precision", "fp32"))
+    for cache in ("hot", "cold"):
+        device = on_card(noise=0.0)
+        monkeypatch.setattr(device, "timer_cost_s", lambda: 1e-6)
+        measured = measure(device, Case("gemm", tiny, cache))
+        if cache == "hot":
+            assert measured.inner > 1
+            assert "short" not in measured.flags
+        else:
+            assert measured.inner == 1
+            assert "short" in measured.flags
+
+
+def test_a_host_that_enqueues_as_slowly_as_the_device_runs_is_flagged():
+    device = on_card(noise=0.0)
+    plain = device.sample
+
+    def with_host(*args, **kwargs):
+        samples = plain(*args, **kwargs)
+        samples.host_s = [0.9 * sample for sample in samples.device_s]
+        return samples
+
+    device.sample = with_host
+    assert "launch_bound" in measure(device, CASE).flags
+
+
+def test_a_wrong_result_is_never_timed():
+    device = on_card(wrong="gemm*")
+    with pytest.raises(WrongResult, match="script"):
+        measure(device, CASE)
+
+
+def test_the_check_comes_before_the_first_sample(monkeypatch):
+    order = []
+    device = on_card()
+    monkeypatch.setattr(loop, "run_check", lambda prepared: order.append("check"))
+    sample = device.sample
+
+    def recorded(*args, **kwargs):
+        order.append("sample")
+        return sample(*args, **kwargs)
+
+    device.sample = recorded
+    measure(device, CASE)
+    assert order[0] == "check"
+    assert "sample" in order
+
+
+def test_a_precision_the_card_lacks_is_refused_before_anything_runs(monkeypatch):
+    device = VirtualDevice(get_card("geforce-gtx-1080-ti"))
+    monkeypatch.setattr(device, "prepare", lambda *_: pytest.fail("was prepared"))
+    with pytest.raises(Unsupported, match=r"bf16 begins with Ampere .* has 6\.1"):
+        measure(device, Case("gemm", (("shape", "64x64x64"), ("precision", "bf16"))))
+
+
+def test_the_collector_is_off_while_timing_and_on_again_after_a_failure():
+    device = on_card()
+    states = []
+    sample = device.sample
+
+    def recorded(*args, **kwargs):
+        states.append(gc.isenabled())
+        if len(states) > 2:
+            raise RuntimeError("in the middle")
+        return sample(*args, **kwargs)
+
+    device.sample = recorded
+    with pytest.raises(RuntimeError, match="in the middle"):
+        measure(device, CASE)
+    assert not any(states)
+    assert gc.isenabled()
+
+
+def test_the_same_script_gives_the_same_samples():
+    first, second = (measure(on_card(seed=7, noise=0.05), CASE).samples.device_s for _ in range(2))
+    assert first == second

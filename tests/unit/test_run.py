@@ -1,0 +1,216 @@
+"""A run: what goes wrong in a case costs that case, and nothing measured is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpubench import store
+from gpubench.errors import EnvironmentRefused, UsageError
+from gpubench.run import Execution, Finished, Request, Started, plan
+from gpubench.suite import load_suite
+
+SUITE = """
+budget_s = 0.2
+timeout_s = {timeout_s}
+[[case]]
+workload = "gemm"
+shape = ["256x256x256", "512x512x512", "1024x1024x1024"]
+precision = ["fp32", "bf16"]
+"""
+CARD = "virtual:geforce-rtx-3090"
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SUITE.format(timeout_s=60))
+    return load_suite(str(path))
+
+
+def execute(suite, tmp_path, device=CARD, resume=None, **request):
+    execution = Execution(Request(suite, device, **request), str(tmp_path / "out"), resume)
+    return execution, list(execution)
+
+
+def by_shape(execution):
+    return {record.params["shape"]: record for record in execution.records}
+
+
+def test_every_case_becomes_a_row_that_is_on_disk_when_its_event_comes(suite, tmp_path):
+    execution = Execution(Request(suite, CARD), str(tmp_path))
+    finished = 0
+    for event in execution:
+        if isinstance(event, Finished):
+            finished += 1
+            assert len(store.read_records(str(execution.path))) == finished
+    assert finished == len(suite.cases)
+    assert not execution.failures
+
+
+def test_progress_counts_up_and_the_time_left_down_to_the_last_case(suite, tmp_path):
+    _, events = execute(suite, tmp_path)
+    started = [event for event in events if isinstance(event, Started)]
+    assert [event.position for event in started] == list(range(1, len(suite.cases) + 1))
+    assert started[0].left_s > started[-1].left_s > 0
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status", "words"),
+    [
+        ("oom", "oom", "out of memory"),
+        ("crash", "crashed", "SIGKILL"),
+        ("wrong", "wrong", "script of the virtual device"),
+    ],
+)
+def test_trouble_in_one_case_is_its_row_and_the_others_run(
+    suite, tmp_path, trouble, status, words
+):
+    device = f"{CARD},{trouble}=gemm*512x512x512*"
+    execution, _ = execute(suite, tmp_path, device)
+    rows = {record.case_id: record for record in store.read_records(str(execution.path))}
+    assert len(rows) == len(suite.cases)
+    for case_id, row in rows.items():
+        if "512x512x512" in case_id:
+            assert (row.status, row.samples_s) == (status, None)
+            assert words in row.reason
+        else:
+            assert (row.status, row.reason) == ("ok", None)
+    assert len(execution.failures) == 2
+
+
+def test_a_case_that_hangs_is_ended_after_its_time_and_the_others_run(tmp_path):
+    path = tmp_path / "impatient.toml"
+    path.write_text(SUITE.format(timeout_s=1.5))
+    suite = load_suite(str(path)).select(only=["*fp32*"])
+    execution, _ = execute(suite, tmp_path, f"{CARD},hang=*512x512x512*")
+    rows = by_shape(execution)
+    assert rows["512x512x512"].status == "timeout"
+    assert "1.5 s" in rows["512x512x512"].reason
+    assert {rows["256x256x256"].status, rows["1024x1024x1024"].status} == {"ok"}
+
+
+def test_what_a_card_lacks_is_unsupported_and_no_failure(suite, tmp_path):
+    execution, _ = execute(suite, tmp_path, "virtual:geforce-gtx-1080-ti")
+    for record in execution.records:
+        expected = "unsupported" if record.params["precision"] == "bf16" else "ok"
+        assert record.status == expected
+        assert (record.reason is None) == (expected == "ok")
+    assert not execution.failures
+
+
+def test_a_case_too_large_or_too_slow_is_left_out_with_the_figures(tmp_path):
+    path = tmp_path / "large.toml"
+    path.write_text(
+        "step_limit_s = 0.01\n[[case]]\nworkload = 'gemm'\nprecision = ['fp32']\n"
+        "shape = ['256x256x256', '16384x16384x16384', '131072x131072x131072']\n"
+    )
+    execution, _ = execute(load_suite(str(path)), tmp_path)
+    rows = by_shape(execution)
+    assert rows["256x256x256"].status == "ok"
+    assert "allows 0.01 s" in rows["16384x16384x16384"].reason
+    assert "of the device's 24.0 GiB" in rows["131072x131072x131072"].reason
+    assert {row.status for row in rows.values()} == {"ok", "unsupported"}
+
+
+def test_each_trial_runs_every_case_in_an_order_and_a_process_of_its_own(suite, tmp_path):
+    execution, _ = execute(suite, tmp_path, trials=3)
+    orders = [
+        [record.case_id for record in execution.records if record.trial == trial]
+        for trial in (1, 2, 3)
+    ]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert {len(order) for order in orders} == {len(suite.cases)}
+
+
+def test_a_spent_budget_leaves_rows_that_say_so(suite, tmp_path):
+    execution, _ = execute(suite, tmp_path, budget_s=1e-6)
+    assert {record.status for record in execution.records} == {"timeout"}
+    assert "budget" in execution.records[0].reason
+
+
+def test_resuming_runs_what_is_missing_or_failed_and_keeps_the_rest(suite, tmp_path):
+    first, _ = execute(suite, tmp_path, f"{CARD},oom=*512x512x512*")
+    again, events = execute(suite, tmp_path, resume=str(first.path))
+    assert again.path == first.path
+    ran = [event.record for event in events if isinstance(event, Finished)]
+    assert {record.params["shape"] for record in ran} == {"512x512x512"}
+    assert {record.attempt for record in ran} == {2}
+    assert {record.run_id for record in again.records} == {first.records[0].run_id}
+    assert not again.failures
+    assert len(store.read_records(str(first.path))) == len(suite.cases) + 2
+
+
+def test_an_existing_file_is_never_overwritten(suite, tmp_path):
+    target = tmp_path / "mine.parquet"
+    target.write_bytes(b"precious")
+    with pytest.raises(UsageError, match="exists already"):
+        list(Execution(Request(suite, CARD), str(target)))
+    assert target.read_bytes() == b"precious"
+
+
+def test_a_device_that_is_not_there_is_refused_by_the_worker_in_one_error(suite, tmp_path):
+    with pytest.raises(UsageError, match="no card is named 'geforce-rtx-9999'"):
+        execute(suite, tmp_path, "virtual:geforce-rtx-9999")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_dies_at_the_start_is_one_error(suite, tmp_path, monkeypatch):
+    folder = tmp_path / "extensions" / "backends"
+    folder.mkdir(parents=True)
+    (folder / "doomed.py").write_text(
+        "import os\nPRIORITY = -9\ndef present(): return []\ndef open(selector): os._exit(7)\n"
+    )
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path / "extensions"))
+    with pytest.raises(EnvironmentRefused, match="exit status 7"):
+        execute(suite, tmp_path, "doomed")
+
+
+def test_the_plan_lists_every_case_and_its_time(suite):
+    made = plan(Request(suite, CARD))
+    assert len(made.forecasts) == len(suite.cases)
+    assert made.seconds == pytest.approx(sum(made.case_s(one) for _, one in made.forecasts))
+    assert made.seconds > 0
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # a zombie that its new parent has not reaped is as good as gone
+    with open(f"/proc/{pid}/stat") as stat:  # noqa: PTH123
+        return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="reads process states from /proc")  # noqa: PTH110
+def test_a_killed_run_leaves_no_process_behind_and_a_readable_file(tmp_path):
+    """SIGKILL gives the parent no time to clean up: the worker has to notice by itself."""
+    path = tmp_path / "hangs.toml"
+    path.write_text(SUITE.format(timeout_s=600))
+    device = f"{CARD},hang=*1024x1024x1024*"
+    command = [sys.executable, "-m", "gpubench", "run", "--suite", str(path), "--device", device]
+    run = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "killed.parquet")], stderr=subprocess.PIPE, text=True
+    )
+    children = []
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not children:
+        rows = tmp_path / "killed.parquet"
+        if rows.exists() and store.read_records(str(rows)):
+            listing = subprocess.run(
+                ["ps", "-o", "pid=", "--ppid", str(run.pid)], capture_output=True, text=True
+            )
+            children = [int(pid) for pid in listing.stdout.split()]
+        time.sleep(0.1)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    assert children
+    while time.monotonic() < deadline and any(map(alive, children)):
+        time.sleep(0.1)
+    assert not any(map(alive, children))
+    assert store.read_records(str(tmp_path / "killed.parquet"))
