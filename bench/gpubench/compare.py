@@ -178,12 +178,14 @@ def _judge_sides(
 
 def next_step(rows: Sequence[dict[str, Any]]) -> str | None:
     """What to type to settle what is inconclusive; None when all is settled."""
-    if not any(row["verdict"] == "inconclusive" for row in rows):
+    open_ones = [row for row in rows if row["verdict"] == "inconclusive"]
+    if not open_ones:
         return None
-    suite = next(row["suite"] for row in rows if row["verdict"] == "inconclusive")
+    had = max(min(row["baseline_trials"], row["trials"]) for row in open_ones)
+    trials = max(TRIALS_TO_SETTLE, 2 * had)
     return (
-        f"to settle the inconclusive ones, measure each side with "
-        f"`gpubench run --suite {suite} --trials {TRIALS_TO_SETTLE}` and compare the new files"
+        f"to settle the inconclusive ones, measure each side with `gpubench run "
+        f"--suite {open_ones[0]['suite']} --trials {trials}` and compare the new files"
     )
 
 

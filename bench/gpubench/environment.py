@@ -143,7 +143,7 @@ def without_identity(text: str) -> str:
     home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111 - Path.home() raises without one
     if len(home) > 1:  # it may end the text, and hold signs that the pattern below doesn't
         text = re.sub(rf"{re.escape(home)}(?![\w.-])", "/home", text)
-    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][\w.+@ -]+)+[\\/]", "…/", text)
+    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][\w.+@-][\w.+@ -]*)+[\\/]", "…/", text)
     host = socket.gethostname()
     secrets_ = ((host, "HOST"), (host.partition(".")[0], "HOST"), (_user(), "USER"))
     for secret, stand_in in secrets_:

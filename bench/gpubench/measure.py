@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from gpubench import stats
 from gpubench.device import Device, Samples
 from gpubench.errors import Unsupported
+from gpubench.telemetry import FOREIGN_LOAD_LIMIT, HostLoad
 from gpubench.workload import Cache, Case, Work, get_workload, run_check
 
 # A sample must last this many times what timing nothing costs, so that the timer's share of it
@@ -57,6 +58,7 @@ class Measurement:
     peak_memory_bytes: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     outcome: Mapping[str, float] = field(default_factory=dict)
+    foreign_load: float | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -73,20 +75,24 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
         raise Unsupported(reason)
     workload = get_workload(case.workload)
     with device.mode(case.precision):
-        device.reset_peak_memory()
         prepared = device.prepare(workload, params)
         first_step_s = _elapsed(device, prepared.step)
         run_check(prepared)
+        device.reset_peak_memory()  # the check's reference is not the step's memory
         with _garbage_collector_off():
             warmup_s, step_s, settled = _warm(device, prepared.step, precision)
             cold = case.cache == "cold"
             timer_s = device.timer_cost_s()
             inner = 1 if cold else max(1, round(TIMER_MULTIPLE * timer_s / max(step_s, 1e-9)))
-            samples, stop = _sample(
-                device, prepared.step, step_s, precision, inner=inner, cold=cold
-            )
+            with HostLoad() as load:
+                samples, stop = _sample(
+                    device, prepared.step, step_s, precision, inner=inner, cold=cold
+                )
         outcome = prepared.outcome() if prepared.outcome else {}
         peak = device.peak_memory_bytes()
+    is_real = device.provenance == "measured"
+    # A host clock times whatever else the processor does; device events don't.
+    disturbed = device.timer == "host" and (load.foreign or 0.0) > FOREIGN_LOAD_LIMIT
     return Measurement(
         samples=samples,
         timer=device.timer,
@@ -99,7 +105,11 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
         peak_memory_bytes=peak,
         notes=prepared.notes,
         outcome=outcome,
-        flags=_flags(samples, inner, timer_s, stop, settled=settled),
+        foreign_load=load.foreign if is_real else None,
+        flags=(
+            *_flags(samples, inner, timer_s, stop, settled=settled),
+            *(("other_processes",) if disturbed else ()),
+        ),
     )
 
 

@@ -79,6 +79,7 @@ class Record:
     memory_clock_hz: Spread | None = _column("clock of the memory")
     power_w: Spread | None = _column("power drawn by the card")
     temperature_c: Spread | None = _column("temperature of the chip, degrees Celsius")
+    foreign_load: float | None = _column("share of the processor that others used, 0 to 1")
     throttle_reasons: list[str] | None = _column("why the driver held the clocks down")
 
     # provenance

@@ -297,5 +297,6 @@ def _with_measurement(record: Record, measurement: Measurement | None, work: Wor
         peak_memory_bytes=measurement.peak_memory_bytes,
         outcome=dict(measurement.outcome),
         notes=dict(measurement.notes),
+        foreign_load=measurement.foreign_load,
         flags=list(measurement.flags),
     )

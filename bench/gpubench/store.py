@@ -66,7 +66,7 @@ class Writer:
             CannotWrite: the folder can't be made or written to.
         """
         self.path = path
-        self._rows = [_storable(asdict(record)) for record in records]
+        self._table = _table(records)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -79,16 +79,16 @@ class Writer:
         Raises:
             CannotWrite: no space or no permission; the file still holds the rows before.
         """
-        self._rows.append(_storable(asdict(record)))
+        # Only the new row is converted; in one chunk, since many small ones are slow to write.
+        self._table = pa.concat_tables([self._table, _table([record])]).combine_chunks()
         self._replace()
 
     def _replace(self) -> None:
-        table = pa.Table.from_pylist(self._rows, schema=schema())
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         try:
             with temporary.open("wb") as stream:
                 # With checksums a flipped bit is a damaged file, never a different number.
-                pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+                pq.write_table(self._table, stream, compression="zstd", write_page_checksum=True)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(self.path)
@@ -99,6 +99,10 @@ class Writer:
                 f"{self.path} can't be written: {error.strerror or error}",
                 "free some space or choose another folder with -o; earlier rows are kept",
             ) from error
+
+
+def _table(records: Iterable[Record]) -> pa.Table:
+    return pa.Table.from_pylist([_storable(asdict(record)) for record in records], schema=schema())
 
 
 def _storable(value: Any) -> Any:
@@ -134,7 +138,7 @@ def _expand_path(pattern: str) -> list[str]:
     try:
         # A file may be named like a glob; what is there counts first.
         named = [pattern]
-        if not Path(pattern).exists():
+        if not (pattern and Path(pattern).exists()):  # Path("") is the working folder
             named = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - may be absolute
         matches: list[str] = []
         for path in map(Path, named):

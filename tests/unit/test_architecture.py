@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "workload": {"plugins", "errors", "device"},
     "device": {"plugins", "errors", "workload"},
     "suite": {"plugins", "errors", "workload"},
-    "measure": {"device", "workload", "stats", "errors"},
+    "telemetry": set(),
+    "measure": {"device", "workload", "stats", "telemetry", "errors"},
     "environment": {"plugins", "device", "__init__"},
     "store": {"record", "errors"},
     "worker": {"device", "workload", "measure", "environment", "errors"},
@@ -43,7 +44,16 @@ MAY_IMPORT = {
 # Only for annotations: the two halves of the abstraction name each other.
 FOR_TYPES_ONLY = {("workload", "device"), ("device", "workload")}
 READING_HALF = {"table", "compare", "report", "store", "record", "cards", "stats", "render"}
-MEASURING_HALF = {"run", "worker", "measure", "suite", "workload", "device", "environment"}
+MEASURING_HALF = {
+    "run",
+    "worker",
+    "measure",
+    "suite",
+    "workload",
+    "device",
+    "environment",
+    "telemetry",
+}
 
 
 def imports(path):

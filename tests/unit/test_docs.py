@@ -51,7 +51,8 @@ def test_every_flag_of_a_row_is_explained_and_every_explained_flag_exists():
     explained = set(re.findall(r"^\| `(\w+)`", section, flags=re.MULTILINE))
     source = Path(measure.__file__).read_text() + Path(table.__file__).read_text()
     raised = set(re.findall(r'^        "(\w+)": ', source.split("def _flags")[1], re.MULTILINE))
-    assert explained == raised | {"above_peak"}
+    assert '("other_processes",)' in source
+    assert explained == raised | {"above_peak", "other_processes"}
 
 
 def test_every_verdict_and_reason_is_explained():

@@ -1,4 +1,4 @@
-"""Adding something is one new file: one of each kind in a folder of the user's own, and it works."""
+"""Adding something is one new file: one of each kind in a folder of one's own, and it works."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def halving(device, n):
     """Halves numbers."""
     return Prepared(step=lambda: n / 2)
 ''',
-    "suites/mine.toml": '''
+    "suites/mine.toml": """
 summary = "my own"
 budget_s = 0.1
 warmup_s = 0.1
@@ -36,9 +36,9 @@ warmup_s = 0.1
 workload = "doubling"
 [[case]]
 workload = "halving"
-''',
+""",
     "profiles/mine.toml": 'summary = "my own weights"\n',
-    "figures/mine.py": '''
+    "figures/mine.py": """
 import plotly.graph_objects as go
 
 TITLE = "My own figure"
@@ -47,8 +47,8 @@ CAPTION = "One bar per row."
 
 def figure(frame):
     return go.Figure(go.Bar(y=list(range(len(frame)))))
-''',
-    "backends/slow.py": '''
+""",
+    "backends/slow.py": """
 import time
 from gpubench.device import Device, DeviceInfo
 
@@ -68,7 +68,7 @@ class Slow(Device):
         pass
     def expected_s(self, work, precision):
         return 1e-4
-''',
+""",
 }
 
 

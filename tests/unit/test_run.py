@@ -66,9 +66,7 @@ def test_progress_counts_up_and_the_time_left_down_to_the_last_case(suite, tmp_p
         ("wrong", "wrong", "script of the virtual device"),
     ],
 )
-def test_trouble_in_one_case_is_its_row_and_the_others_run(
-    suite, tmp_path, trouble, status, words
-):
+def test_trouble_in_one_case_is_its_row_and_the_others_run(suite, tmp_path, trouble, status, words):
     device = f"{CARD},{trouble}=gemm*512x512x512*"
     execution, _ = execute(suite, tmp_path, device)
     rows = {record.case_id: record for record in store.read_records(str(execution.path))}

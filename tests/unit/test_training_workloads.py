@@ -1,8 +1,6 @@
 """mnist and bert: what they declare, that they train, and that their check finds faults."""
 
-import contextlib
 import math
-import socket
 import subprocess
 import sys
 import weakref
@@ -25,7 +23,17 @@ FAKE = SimpleNamespace(torch_device="cpu", info=SimpleNamespace(backend="fake"))
 MNIST = {"batch": 16, "precision": "fp32"}
 TINY = {"size": "tiny", "batch": 4, "sequence": 32, "precision": "fp32"}
 BOTH = [pytest.param(mnist.mnist, MNIST, id="mnist"), pytest.param(bert.bert, TINY, id="bert")]
-SIZES = [(size, 8, sequence) for size in bert.SIZES for sequence in (128, 512)]
+# Every size, and one of them long enough for attention to weigh.
+SIZES = [("tiny", 8, 128), ("tiny", 2, 512), ("base", 8, 128), ("large", 2, 512)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small products gain nothing from more, and lose much where other processes want them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def ready(workload: Any, params: dict[str, Any], device: Any = None) -> tuple[Any, Any]:
@@ -59,19 +67,17 @@ def counted_flops(training: Any) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("batch", mnist.mnist.axes["batch"])
-def test_declared_flops_of_mnist_are_those_torch_counts(batch, precision):
+def test_declared_flops_of_mnist_are_those_torch_counts(batch):
     with fake_mode():
-        counted = counted_flops(fake_training(mnist.mnist, batch=batch, precision=precision))
-    assert mnist.work(batch, precision).flops == counted
+        counted = counted_flops(fake_training(mnist.mnist, batch=batch, precision="bf16"))
+    assert mnist.work(batch, "bf16").flops == counted
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("size", "batch", "sequence"), SIZES)
-def test_declared_flops_of_bert_are_those_torch_counts(size, batch, sequence, precision):
+def test_declared_flops_of_bert_are_those_torch_counts(size, batch, sequence):
     """On the CPU dropout rules fused attention out, so nothing is recomputed and counted twice."""
-    params = {"size": size, "batch": batch, "sequence": sequence, "precision": precision}
+    params = {"size": size, "batch": batch, "sequence": sequence, "precision": "bf16"}
     with fake_mode():
         counted = counted_flops(fake_training(bert.bert, **params))
     assert bert.work(**params).flops == counted
@@ -159,12 +165,16 @@ class Memory(torch.utils._python_dispatch.TorchDispatchMode):
         return result
 
 
-def peak_memory(monkeypatch: Any, workload: Any, params: dict[str, Any], *, as_on_cuda: bool) -> int:
+def peak_memory(
+    monkeypatch: Any, workload: Any, params: dict[str, Any], *, as_on_cuda: bool
+) -> int:
     """Bytes at the peak of the second step, when the optimizer has its state."""
+    from torch.optim import adam
+
     functional = torch.nn.functional
     attention = functional.scaled_dot_product_attention
 
-    def one_byte_masks(values, p=0.5, training=True, inplace=False):
+    def one_byte_masks(values, p, training, _inplace):
         return torch.native_dropout(values, p, training)[0]
 
     def fused(query, key, value, **options):
@@ -174,7 +184,7 @@ def peak_memory(monkeypatch: Any, workload: Any, params: dict[str, Any], *, as_o
         monkeypatch.setattr(functional, "dropout", one_byte_masks)
         monkeypatch.setattr(functional, "scaled_dot_product_attention", fused)
     # The optimizers' step counters have no value in FakeTensorMode.
-    monkeypatch.setattr(torch.optim.adam, "_get_value", lambda _: 1.0)
+    monkeypatch.setattr(adam, "_get_value", lambda _: 1.0)
     with fake_mode(), Memory() as memory:
         training = ready(workload, params, FAKE)[1]
         for group in training.optimizer.param_groups:
@@ -192,29 +202,41 @@ def test_declared_footprint_of_mnist_is_what_its_tensors_take(monkeypatch, batch
     assert mnist.work(**params).footprint == pytest.approx(peak, rel=0.1)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("size", "batch", "sequence"), SIZES[:-2] + [("large", 2, 512)])
-@pytest.mark.parametrize("as_on_cuda", [True, False], ids=["as on CUDA", "on a CPU"])
+@pytest.mark.parametrize("fused", [True, False], ids=["as on CUDA", "on a CPU"])
+@pytest.mark.parametrize(
+    ("size", "batch", "sequence", "precision"),
+    [
+        ("tiny", 8, 512, "fp32"),
+        ("tiny", 32, 128, "bf16"),
+        ("base", 2, 512, "bf16"),
+    ],
+)
 def test_declared_footprint_of_bert_is_what_its_tensors_take(
-    monkeypatch, size, batch, sequence, precision, as_on_cuda
+    monkeypatch, size, batch, sequence, precision, fused
 ):
     params = {"size": size, "batch": batch, "sequence": sequence, "precision": precision}
-    declared = bert.work(**params).footprint if as_on_cuda else bert.processor_footprint(**params)
-    peak = peak_memory(monkeypatch, bert.bert, params, as_on_cuda=as_on_cuda)
-    assert declared == pytest.approx(peak, rel=0.15)
+    peak = peak_memory(monkeypatch, bert.bert, params, as_on_cuda=fused)
+    assert bert.footprint(**params, fused=fused) == pytest.approx(peak, rel=0.1)
 
 
 # --- training -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize(("workload", "params"), BOTH)
+@pytest.mark.parametrize(
+    ("workload", "params", "precision"),
+    [
+        pytest.param(workload, params, precision, id=f"{workload.name}-{precision}")
+        for workload, params, precisions in (
+            (mnist.mnist, MNIST, ("fp32", "bf16")),
+            (bert.bert, TINY, ("fp32", "bf16", "fp16")),
+        )
+        for precision in precisions
+    ],
+)
 def test_every_precision_of_the_processor_steps_and_passes_its_check(workload, params, precision):
     device = open_device("cpu")
     if reason := device.unsupported(precision):
         pytest.skip(reason)
-    if workload is mnist.mnist and precision == "fp16":
-        pytest.skip("refused, see test_float16_convolutions_are_refused_on_a_processor")
     prepared, training = ready(workload, {**params, "precision": precision}, device)
     prepared.step()
     run_check(prepared)
@@ -391,13 +413,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("plant", FAULTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize(("workload", "params"), BOTH)
-def test_the_check_finds(workload, params, plant, precision):
-    if reason := open_device("cpu").unsupported(precision):
-        pytest.skip(reason)
-    prepared, training = ready(workload, {**params, "precision": precision})
+def test_the_check_finds(workload, params, plant):
+    """With bf16's tolerance, the widest."""
+    prepared, training = ready(workload, {**params, "precision": "bf16"})
     prepared.step()
     plant(training)
     with pytest.raises(WrongResult):
@@ -405,12 +425,31 @@ def test_the_check_finds(workload, params, plant, precision):
     assert training.model.training
 
 
+class SilentTf32(torch.overrides.TorchFunctionMode):
+    """Layers whose operands lose the 13 bits that TF32 drops."""
+
+    def __torch_function__(self, function, types, arguments=(), keywords=None):
+        if function in (torch.nn.functional.linear, torch.nn.functional.conv2d):
+            values, weight, *rest = arguments
+            arguments = (rounded(values), rounded(weight), *rest)
+        return function(*arguments, **(keywords or {}))
+
+
+def rounded(values):
+    with torch.no_grad():
+        low = ((values.view(torch.int32) + (1 << 12)) & ~((1 << 13) - 1)).view(torch.float32)
+    return values + (low - values).detach()
+
+
+@pytest.mark.parametrize(
+    "mode", [SilentTf32, lambda: torch.autocast("cpu", dtype=torch.bfloat16)], ids=["tf32", "bf16"]
+)
 @pytest.mark.parametrize(("workload", "params"), BOTH)
-def test_the_check_finds_low_precision_where_fp32_was_asked_for(workload, params):
+def test_the_check_finds_low_precision_where_fp32_was_asked_for(workload, params, mode):
     prepared, training = ready(workload, params)
-    training.autocast = lambda: torch.autocast("cpu", dtype=torch.bfloat16)
+    training.autocast = mode
     prepared.step()
-    with pytest.raises(WrongResult, match="gradient"):
+    with pytest.raises(WrongResult):
         run_check(prepared)
 
 
@@ -501,8 +540,6 @@ def test_bert_neither_talks_to_the_network_nor_prints():
         "from gpubench.workloads.bert import bert\n"
         f"bert.prepare(open_device('cpu'), **{TINY}).step()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == ""
     assert done.stderr == ""

@@ -10,17 +10,41 @@ from typing import Any
 import numpy as np
 from plotly.subplots import make_subplots
 
-MARGIN = {"l": 8, "r": 16, "t": 34, "b": 48}
-GAP = 84
+from gpubench.figures._text import tick_text
+
+MARGIN = {"l": 8, "r": 16, "t": 54, "b": 48}
+GAP = 80
+# A case as figures know it: its id, and whether the cache was cold.
+Key = tuple[str, str | None]
 
 
-def numbers(values: Iterable[float | None]) -> Any:  # noqa: ANN401 - an array for plotly
+def log_axis(values: Iterable[float | None], room: float = 1.3) -> dict[str, Any]:
+    """A logarithmic axis around the values, with a factor of room on both sides.
+
+    Range and ticks are set here: plotly.js 4.1 finds no range for logarithmic axes that match one
+    another, and writes 1000 between 100 and 10k.
+    """
+    known = [value for value in values if value is not None and 0 < value < math.inf]
+    lowest, highest = min(known) / room, max(known) * room
+    steps = (1, 2, 5) if highest / lowest < 100 else (1,)
+    decades = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)))
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    ticks = [tick for tick in ticks if lowest <= tick <= highest]
+    return {
+        "type": "log",
+        "range": [math.log10(lowest), math.log10(highest)],
+        "tickvals": ticks,
+        "ticktext": [tick_text(tick) for tick in ticks],
+    }
+
+
+def numbers(values: Iterable[float | None]) -> Any:
     """Single precision is more than a screen shows, at half the page's size; unknown is a gap."""
     plain = [math.nan if value is None else value for value in values]
     return np.asarray(plain, dtype=np.float32)
 
 
-def stack(titles: Sequence[str], heights: Sequence[int]) -> Any:  # noqa: ANN401 - plotly is untyped
+def stack(titles: Sequence[str], heights: Sequence[int]) -> Any:
     """Panels below one another, each with its height in pixels."""
     inside = sum(heights) + GAP * (len(heights) - 1)
     figure = make_subplots(
@@ -33,9 +57,7 @@ def stack(titles: Sequence[str], heights: Sequence[int]) -> Any:  # noqa: ANN401
     return _finish(figure, inside)
 
 
-def grid(
-    titles: Sequence[str], columns: int, height: int, **options: Any
-) -> Any:  # noqa: ANN401 - plotly is untyped
+def grid(titles: Sequence[str], columns: int, height: int, **options: Any) -> Any:
     """Panels of one height, in rows of ``columns``; options are those of ``make_subplots``."""
     rows = math.ceil(len(titles) / columns)
     inside = rows * height + GAP * (rows - 1)
@@ -58,7 +80,7 @@ def cell(position: int, columns: int) -> tuple[int, int]:
     return position // columns + 1, position % columns + 1
 
 
-def _finish(figure: Any, inside: int) -> Any:  # noqa: ANN401 - plotly is untyped
+def _finish(figure: Any, inside: int) -> Any:
     figure.update_layout(
         height=inside + MARGIN["t"] + MARGIN["b"],
         margin=MARGIN,
@@ -72,16 +94,68 @@ def _finish(figure: Any, inside: int) -> Any:  # noqa: ANN401 - plotly is untype
     return figure
 
 
-def minimum_width(figure: Any, pixels: int) -> None:  # noqa: ANN401 - plotly is untyped
-    """Below this the figure scrolls in its box; the page reads it from the layout."""
-    figure.update_layout(meta={**(figure.layout.meta or {}), "minimum_width": pixels})
+def whisker(
+    values: Sequence[float | None],
+    lows: Sequence[float | None],
+    highs: Sequence[float | None],
+    divisor: float = 1.0,
+) -> dict[str, Any]:
+    """An interval as plotly draws it, none where a bound is unknown."""
+
+    def reaches(ends: Sequence[float | None]) -> Any:
+        return numbers(
+            None if end is None or value is None else abs(end - value) / divisor
+            for value, end in zip(values, ends, strict=True)
+        )
+
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": reaches(highs),
+        "arrayminus": reaches(lows),
+        "thickness": 1.2,
+        "width": 3,
+    }
 
 
-def sizes(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None], float]:
-    """How much work each case is, for choosing the largest: operations, else bytes."""
-    found: dict[tuple[str, str | None], float] = {}
-    for row in rows:
-        work = next((row[name] for name in ("flops", "bytes", "items") if row[name] > 0), 0.0)
-        key = (row["case_id"], row["cache"])
-        found[key] = max(found.get(key, 0.0), float(work))
-    return found
+def name_once(figure: Any) -> None:
+    """One legend entry a group, at its first named trace, whichever panel that is in."""
+    named: set[str] = set()
+    for trace in figure.data:
+        if trace.name and trace.legendgroup not in named:
+            trace.showlegend = True
+            named.add(trace.legendgroup)
+
+
+def tell(figure: Any, **facts: Any) -> None:
+    """Tell the page about a figure, in the layout's ``meta``, which plotly ignores.
+
+    ``minimum_width``: pixels below which it scrolls in its box; ``note``: a sentence of plain text
+    below the caption; None is nothing.
+    """
+    known = {name: fact for name, fact in facts.items() if fact is not None}
+    figure.update_layout(meta={**(figure.layout.meta or {}), **known})
+
+
+def size(row: Mapping[str, Any]) -> float:
+    """How much work a case is, for choosing the largest: operations, else bytes, else items."""
+    return float(next((row[work] for work in ("flops", "bytes", "items") if row[work] > 0), 0.0))
+
+
+def largest(
+    workloads: Mapping[str, Sequence[Key]], work: Mapping[Key, float], most: int
+) -> tuple[list[Key], str | None]:
+    """At most so many cases of each workload, those with the most work, in the order they came.
+
+    Returns:
+        The cases, by workload, and a sentence on what was left out; None if nothing was.
+    """
+    chosen: list[Key] = []
+    cut = []
+    for workload, cases in sorted(workloads.items()):
+        kept = set(sorted(cases, key=lambda case: -work[case])[:most])
+        chosen += [case for case in cases if case in kept]
+        if len(kept) < len(cases):
+            cut.append(f"{workload} {len(kept)} of {len(cases)}")
+    note = f"Only the largest cases are drawn ({'; '.join(cut)}); the table below has all."
+    return chosen, note if cut else None

@@ -1,23 +1,22 @@
 """Where each case stands below its card's roofs: arithmetic intensity against operations."""
 
-import math
 from typing import Any
 
 import plotly.graph_objects as go
 
 from gpubench.cards import Card, catalogue
 from gpubench.figures import _panels
-from gpubench.figures._series import Series, good, series_of
-from gpubench.figures._text import flags, hover, parameters, safe, spread
+from gpubench.figures._text import flags, hover, safe, spread
 from gpubench.render import number, percent, quantity
+from gpubench.series import Series, good, parameters, series_of
 
 TITLE = "Roofline"
 ORDER = 30
 CAPTION = (
-    "The slope is what the memory's bandwidth allows, each flat roof what the card computes at most in "
-    "that precision, both from the catalogue; a point close below its roof is well used. Bytes are the "
-    "least that must move, so a point that moves more in truth lies further left than drawn. Cases "
-    "without declared operations or bytes have no place here."
+    "The slope is what the memory's bandwidth allows, a flat roof what the card computes at most "
+    "in a precision, both from the catalogue: close below its roof a case uses the card well. "
+    "Bytes are the least that must move, so in truth points lie further left; cases without "
+    "declared operations or bytes are not here."
 )
 
 COLUMNS = 2
@@ -36,7 +35,7 @@ UNSPECIFIED = "hexagon"
 NEUTRAL = "#808080"
 
 
-def figure(frame: Any) -> Any | None:  # noqa: ANN401 - plotly is untyped
+def figure(frame: Any) -> Any | None:
     """A panel per series; None where no case has both operations and bytes."""
     found = [(one, rows) for one in series_of(frame) if (rows := _placed(one))]
     if not found:
@@ -63,19 +62,15 @@ def figure(frame: Any) -> Any | None:  # noqa: ANN401 - plotly is untyped
         for precision in present:
             chosen = [row for row in rows if _precision(row) == precision]
             drawing.add_trace(_points(one, precision, chosen, card), *where)
-    _explain_symbols(drawing, {_precision(row) for _, rows in found for row in rows})
-    drawing.update_xaxes(
-        type="log",
-        range=[math.log10(lowest), math.log10(highest)],
-        dtick=1,
-        exponentformat="SI",
-        showticklabels=True,
-        title="FLOP per byte",
-    )
-    drawing.update_yaxes(type="log", exponentformat="SI", dtick=1)
+    drawing.update_xaxes(_panels.log_axis([lowest, highest], 1))
+    drawing.update_xaxes(showticklabels=True, title="FLOP per byte")
+    ends = [_rate(row) for _, rows in found for row in rows]
+    ends += [end for trace in drawing.data if trace.mode.startswith("lines") for end in trace.y]
+    drawing.update_yaxes(_panels.log_axis(ends, 2))
     drawing.update_yaxes(title="FLOP/s", col=1)
+    _explain_symbols(drawing, {_precision(row) for _, rows in found for row in rows})
     if columns > 1:
-        _panels.minimum_width(drawing, 640)
+        _panels.tell(drawing, minimum_width=640)
     return drawing
 
 
@@ -117,7 +112,7 @@ def _roofs(card: Card, precisions: list[str], lowest: float, highest: float) -> 
     return traces
 
 
-def _roof(x: list[float], y: list[float], text: str, label: str | None) -> Any:  # noqa: ANN401 - plotly is untyped
+def _roof(x: list[float], y: list[float], text: str, label: str | None) -> Any:
     return go.Scatter(
         mode="lines+text" if label else "lines",
         x=x,
@@ -132,7 +127,7 @@ def _roof(x: list[float], y: list[float], text: str, label: str | None) -> Any: 
     )
 
 
-def _points(one: Series, precision: str, rows: list[dict[str, Any]], card: Card | None) -> Any:  # noqa: ANN401 - plotly is untyped
+def _points(one: Series, precision: str, rows: list[dict[str, Any]], card: Card | None) -> Any:
     return go.Scatter(
         mode="markers",
         legendgroup=precision,
@@ -159,7 +154,7 @@ def _hover(row: dict[str, Any], card: Card | None) -> str:
     )
 
 
-def _say_no_roof(drawing: Any, where: tuple[int, int]) -> None:  # noqa: ANN401 - plotly is untyped
+def _say_no_roof(drawing: Any, where: tuple[int, int]) -> None:
     drawing.add_annotation(
         text="not in the card catalogue: points only, no roofs",
         x=0.02,
@@ -175,7 +170,7 @@ def _say_no_roof(drawing: Any, where: tuple[int, int]) -> None:  # noqa: ANN401 
     )
 
 
-def _explain_symbols(drawing: Any, precisions: set[str]) -> None:  # noqa: ANN401 - plotly is untyped
+def _explain_symbols(drawing: Any, precisions: set[str]) -> None:
     """Legend entries of no colour: a symbol means the same precision in every panel."""
     for precision in sorted(precisions):
         drawing.add_trace(

@@ -221,14 +221,16 @@ def rounding_tolerance(precision: str, roundings: int, reduction: int) -> float:
     return 8 * ROUNDING[precision] * math.sqrt(roundings) + ROUNDING["fp32"] * reduction
 
 
-def kink_tolerance(precision: str, kinks: int) -> float:
+def kink_tolerance(precision: str, kinks: int, reduction: int) -> float:
     """Relative error to allow a gradient behind ``kinks`` layers of ReLU or max-pooling.
 
-    A share of activations, of the order of the rounding, lies so near a kink that rounding
-    decides on its side, and each sends its gradient a wrong way: independent errors, so the root
-    of the share is what the gradient's norm is off by. Twice that is allowed.
+    A share of activations, of the order of their own error, lies so near a kink that the error
+    decides on the side, and each of them sends its gradient a wrong way: independent faults, so
+    the gradient's norm is off by the root of the share. Twice that is allowed. Activations are
+    rounded to ``precision`` after a float32 sum of ``reduction`` terms, again a random walk.
     """
-    return 2 * math.sqrt(kinks * ROUNDING[precision])
+    error = ROUNDING[precision] + ROUNDING["fp32"] * math.sqrt(reduction)
+    return 2 * math.sqrt(kinks * error)
 
 
 def parameter_traffic(parameters: int, states: int) -> int:
@@ -261,7 +263,7 @@ def _float64_twin(model: "torch.nn.Module") -> "torch.nn.Module":
 
     memo: dict[int, object] = {id(buffer): _to_float64(buffer) for buffer in model.buffers()}
     for parameter in model.parameters():
-        memo[id(parameter)] = torch.nn.Parameter(_to_float64(parameter), parameter.requires_grad)
+        memo[id(parameter)] = torch.nn.Parameter(_to_float64(parameter))
     return copy.deepcopy(model, memo)
 
 

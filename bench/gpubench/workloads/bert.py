@@ -4,6 +4,7 @@ transformers' BertForSequenceClassification with random weights, AdamW and dropo
 Nothing is downloaded: sizes stand here, weights and tokens come from a seed.
 """
 
+import importlib.metadata
 import math
 import os
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def work(size: str, batch: int, sequence: int, precision: str) -> Work:
     matrix weight and token, 12·layers·batch·sequence²·hidden for attention, and pooler and
     classifier once a sequence. torch's FlopCounterMode counts 2·layers·batch·sequence²·hidden
     more where a fused attention kernel runs. ``bytes`` is the parameters' and tokens' traffic
-    alone, a lower bound (see ``parameter_traffic``).
+    alone, a lower bound (see ``parameter_traffic``). ``footprint`` is that of a CUDA device.
     """
     shape = _shape(size)
     hidden, tokens = shape.hidden, batch * sequence
@@ -61,19 +62,12 @@ def work(size: str, batch: int, sequence: int, precision: str) -> Work:
     attention = 12 * shape.layers * batch * sequence**2 * hidden
     head = 6 * batch * (hidden**2 + 2 * hidden)
     parameters = parameter_count(size, sequence)
-    ids = 8 * (tokens + batch)
     return Work(
         flops=6 * matrices * tokens + attention + head,
-        bytes=_training.parameter_traffic(parameters, states=2) + ids,
+        bytes=_training.parameter_traffic(parameters, states=2) + _input_bytes(batch, sequence),
         items=tokens,
         item="token",
-        footprint=BATCHES * ids
-        + _training.footprint(
-            parameters,
-            states=2,
-            activations=_activations(shape, tokens, precision),
-            temporaries=1,  # the square root of the second moment, in torch's foreach AdamW
-        ),
+        footprint=footprint(size, batch, sequence, precision, fused=True),
     )
 
 
@@ -86,31 +80,34 @@ def parameter_count(size: str, sequence: int = POSITIONS) -> int:
     return embeddings + shape.layers * layer + (hidden + 1) * (hidden + 2)
 
 
-def _activations(shape: Size, tokens: int, precision: str) -> int:
-    """Bytes kept for the backward pass, with fused attention and dropout as CUDA has them.
+def footprint(size: str, batch: int, sequence: int, precision: str, *, fused: bool) -> int:
+    """Bytes of memory at the peak, with fused attention and dropout (CUDA) or without (CPU).
 
-    Counted as in Korthikanti et al. 2022 (arXiv:2205.05198, section 4), in bytes per token and
-    hidden unit of a layer. Float32: input 4, query, key and value 12, attention's output 4, inputs
-    of both norms 8, the first norm's output 4, GELU's input and output 32, two dropout masks 2.
-    Autocast halves all but the norms' inputs and casts the layer's input three times. The
-    gradients at the last GELU come on top.
+    Activations are counted as in Korthikanti et al. 2022 (arXiv:2205.05198, section 4), in bytes
+    per token and hidden unit of a layer. Float32: input 4, query, key and value 12, attention's
+    output 4, inputs of both norms 8, the first norm's output 4, GELU's input and output 32, two
+    dropout masks 2. Autocast halves all but the norms' inputs and casts the layer's input three
+    times. The gradients at the last GELU come on top. torch's CPU has no fused attention with
+    dropout, and keeps three tensors of float32 scores, and masks of 4 bytes instead of 1.
     """
+    shape, tokens = _shape(size), batch * sequence
     low = precision in _training.AUTOCAST
     layer, at_gelu = (42, 16) if low else (66, 32)
     casts = 2 * shape.layers * 12 * shape.hidden**2 if low else 0
-    return tokens * shape.hidden * (shape.layers * layer + at_gelu) + casts
+    activations = tokens * shape.hidden * (shape.layers * layer + at_gelu) + casts
+    if not fused:
+        activations += shape.layers * tokens * (6 * shape.hidden + 12 * shape.heads * sequence)
+    return BATCHES * _input_bytes(batch, sequence) + _training.footprint(
+        parameter_count(size, sequence),
+        states=2,
+        activations=activations,
+        temporaries=1,  # the square root of the second moment, in torch's foreach AdamW
+    )
 
 
-def processor_footprint(size: str, batch: int, sequence: int, precision: str) -> float:
-    """Bytes that a CPU needs, where torch has no fused attention with dropout.
-
-    Three tensors of float32 scores are kept per layer, and masks have 4 bytes instead of 1.
-    """
-    shape = _shape(size)
-    scores = 12 * batch * shape.heads * sequence**2
-    masks = 6 * batch * sequence * shape.hidden
-    footprint = work(size, batch, sequence, precision).footprint or 0.0
-    return footprint + shape.layers * (scores + masks)
+def _input_bytes(batch: int, sequence: int) -> int:
+    """Token ids and labels of one batch."""
+    return 8 * batch * (sequence + 1)
 
 
 def _shape(size: str) -> Size:
@@ -134,8 +131,8 @@ def bert(device: "Device", size: str, batch: int, sequence: int, precision: str)
 
     Every sequence is full, and no attention mask is given: tokens per second are then tokens
     that teach something, the FLOPs need no guess at lengths, and the fastest attention kernels
-    apply, which take no mask. transformers would read a mask of ones back from the device to
-    find that out, in every step.
+    apply, which take no mask. Given a mask of ones, transformers reads it back from the device
+    in every step to find that out; 4.50 makes one itself and does so, 5.23 doesn't.
 
     float16 runs on processors that have its instructions (others are refused by the device): it
     takes 0.9 to 1.1 times as long as fp32 there.
@@ -146,7 +143,7 @@ def bert(device: "Device", size: str, batch: int, sequence: int, precision: str)
     import torch
 
     if device.info.backend == "cpu":
-        needed = processor_footprint(size, batch, sequence, precision)
+        needed = footprint(size, batch, sequence, precision, fused=False)
         if needed > (device.info.memory_bytes or math.inf):
             raise Unsupported(
                 f"this step needs about {needed / 2**30:.0f} GiB without fused attention, "
@@ -172,7 +169,10 @@ def bert(device: "Device", size: str, batch: int, sequence: int, precision: str)
         checked_items=checked,
         tolerance=tolerance,
         gradient_tolerance=tolerance,
-    ).prepared(attention=_attention_kernel(device.torch_device, size, batch, sequence, precision))
+    ).prepared(
+        attention=_attention_kernel(device.torch_device, size, batch, sequence, precision),
+        transformers=importlib.metadata.version("transformers"),
+    )
 
 
 def _model(torch_device: str, shape: Size, sequence: int) -> "torch.nn.Module":

@@ -1,27 +1,44 @@
-"""What a figure draws as one series, and how: the same colour for it in every figure.
+"""What a report shows as one series, its colour in every figure, and short names for its cases.
 
 A series is one card under one set of software. Results of two drivers or two torches are not
 pooled, and simulated rows never share a series with measured ones.
 """
 
 import math
+import re
+import weakref
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from gpubench import render, table
-from gpubench.figures._text import shorten
+from gpubench.cards import catalogue
 
-# Okabe and Ito's palette for all kinds of colour vision, without black and yellow, which vanish
-# on a dark and on a light page.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A7F2E")
+# After Okabe and Ito's palette for all kinds of colour vision: without black and yellow, which
+# vanish on a dark or on a light page, and with a lighter blue for the same reason.
+COLORS = ("#1F84C6", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A7F2E")
 CARD = ("architecture", "card", "provenance")
 SOFTWARE = ("torch", "cuda", "driver", "threads")
 # What else makes two results of one case different things; `compare` refuses to compare them.
 VARIANT = ("workload_version", "workload_hash", "timer")
 LONGEST_CARD = 44
+LONGEST_LABEL = 42
+_SIZES = re.compile(r"\d+(x\d+)+")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_POWERS = {2: "²", 3: "³"}
+WORK = (
+    *("case_id", "cache", "card_id", "throughput_unit"),
+    *("flops", "bytes", "items", "item"),
+)
+# What `table.summary` and `_rows` read: its many small copies are quicker without the rest.
+SUMMED = (
+    *table.INDEX,
+    *("cache", "precision", "params", "provenance", "status", "reason", "flags"),
+    *("median_s", "low_s", "high_s", "throughput", "throughput_unit", "share_of_peak"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,8 @@ class Series:
 
     Attributes:
         group: what ties its parts together within a figure.
-        label: the card as people call it, and what tells it from a series of the same card.
+        card: as people call it.
+        label: the card, and what tells it from another series of the same card.
         conditions: the part of the label beside the card; empty if it is the card's only series.
         provenance: measured, virtual, modelled or published.
         color: its own in all figures.
@@ -40,6 +58,7 @@ class Series:
     """
 
     group: str
+    card: str
     label: str
     conditions: str
     provenance: str
@@ -80,11 +99,26 @@ class Series:
         return {"color": self.color, "width": 2, "dash": "dash" if self.simulated else "solid"}
 
 
+_LATEST: list[tuple[weakref.ref[pd.DataFrame], list[Series]]] = []
+
+
 def series_of(frame: pd.DataFrame) -> list[Series]:
-    """Every series of the frame: measured ones first, then by architecture and card."""
-    if not len(frame):
-        return []
-    frame = _with_variants(frame)
+    """Every series of the frame: measured ones first, then in the order of the catalogue.
+
+    Summing up takes seconds for a thousand rows and every figure of a page asks for it, so the
+    answer for the latest frame is kept while that frame lives; it must not be changed in between.
+    """
+    for latest, series in _LATEST:
+        if latest() is frame:
+            return series
+    series = _divided(frame) if len(frame) else []
+    _LATEST[:] = [(weakref.ref(frame), series)]
+    return series
+
+
+def _divided(frame: pd.DataFrame) -> list[Series]:
+    names = {name: frame[name].fillna("unknown") for name in ("case_id", "workload", "status")}
+    frame = _with_variants(frame.assign(**names))
     columns = [*CARD, *SOFTWARE]
     parts = [part for _, part in frame.groupby(columns, sort=False, dropna=False)]
     parts.sort(key=lambda part: _order(part.iloc[0]))
@@ -98,6 +132,7 @@ def series_of(frame: pd.DataFrame) -> list[Series]:
     return [
         Series(
             group=f"series-{position}",
+            card=card,
             label=f"{card}, {conditions}" if conditions else card,
             conditions=conditions,
             provenance=_known(part["provenance"].iloc[0]),
@@ -106,6 +141,13 @@ def series_of(frame: pd.DataFrame) -> list[Series]:
             rows=_rows(part),
         )
         for position, (part, (card, conditions)) in enumerate(zip(parts, labels, strict=True))
+    ]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows by column name."""
+    return [
+        {str(column): value for column, value in row.items()} for row in frame.to_dict("records")
     ]
 
 
@@ -125,12 +167,11 @@ def good(row: dict[str, Any]) -> bool:
 
 def _rows(part: pd.DataFrame) -> list[dict[str, Any]]:
     tried = Counter(zip(part["case_id"], part["cache"], strict=True))
-    last = {
-        (row["case_id"], row["cache"]): row
-        for row in part.sort_values("status", key=lambda status: status == "ok").to_dict("records")
-    }
+    # Of a case's rows the last ok one, if there is any, says what work it is.
+    ordered = part.sort_values("status", key=lambda status: status == "ok", kind="stable")
+    last = {(row["case_id"], row["cache"]): row for row in records(ordered[list(WORK)])}
     rows = []
-    for row in table.as_rows(table.summary(part)):
+    for row in table.as_rows(table.summary(part[list(SUMMED)])):
         own = last[row["case_id"], row["cache"]]
         half_width = row["half_width"]
         bounded = good(row) and half_width is not None and math.isfinite(half_width)
@@ -147,7 +188,7 @@ def _rows(part: pd.DataFrame) -> list[dict[str, Any]]:
                 "trial_rows": tried[row["case_id"], row["cache"]],
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: (row["workload"], natural(row["case_id"])))
 
 
 def _unit(row: dict[str, Any]) -> str:
@@ -177,7 +218,7 @@ def _with_variants(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(case_id=pd.Series(names, dtype=object, index=frame.index))
 
 
-def _identity(row: Any) -> tuple[str, ...]:  # noqa: ANN401 - a row of pandas
+def _identity(row: Any) -> tuple[str, ...]:
     return tuple(_known(row[column]) for column in CARD)
 
 
@@ -190,9 +231,12 @@ def _differing(parts: list[pd.DataFrame], column: str) -> set[tuple[str, ...]]:
     return {identity for identity, found in values.items() if len(found) > 1}
 
 
-def _order(row: Any) -> tuple[object, ...]:  # noqa: ANN401 - a row of pandas
+def _order(row: Any) -> tuple[object, ...]:
     simulated = _known(row["provenance"]) != "measured"
-    return (simulated, *_identity(row), *(_known(row[column]) for column in SOFTWARE))
+    places = {card_id: place for place, card_id in enumerate(catalogue())}
+    place = places.get(row["card_id"] or "", len(places))
+    software = (_known(row[column]) for column in SOFTWARE)
+    return (simulated, place, *_identity(row), *software)
 
 
 def _known(value: object) -> str:
@@ -200,3 +244,77 @@ def _known(value: object) -> str:
         return "unknown"
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole and isinstance(value, float) else render.clean(value)
+
+
+# names of cases --------------------------------------------------------------------------------
+
+
+def case_labels(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None], str]:
+    """Short names of cases by (case id, cache): ``gemm 1024³ fp32``, not escaped.
+
+    Parameters that all cases of a workload share are left out, and the cache state is named only
+    where a case was measured in both. Where short names collide the case id stands for itself.
+    """
+    cases = {(row["case_id"], row["cache"]): row for row in rows}
+    by_workload: dict[object, list[dict[str, str]]] = {}
+    for row in cases.values():
+        by_workload.setdefault(row["workload"], []).append(parameters(row))
+    shared = {workload: _shared(found) for workload, found in by_workload.items()}
+    states: dict[str, set[str | None]] = {}
+    for case_id, cache in cases:
+        states.setdefault(case_id, set()).add(cache)
+    labels = {}
+    for (case_id, cache), row in cases.items():
+        label = case_label(row, shared[row["workload"]])
+        # A variant of a case carries its difference behind its id.
+        label += case_id[end:] if (end := case_id.find(" (version ")) > 0 else ""
+        labels[case_id, cache] = f"{label} ({cache})" if len(states[case_id]) > 1 else label
+    taken = pd.Series(list(labels.values()), dtype=object).value_counts()
+    return {
+        key: render.clean(label if taken[label] == 1 else f"{key[0]} {key[1] or ''}".strip())
+        for key, label in labels.items()
+    }
+
+
+def case_label(row: Mapping[str, Any], without: Iterable[str] = ()) -> str:
+    """``gemm 1024³ fp32`` from a row, its precision last."""
+    named = {name: text for name, text in parameters(row).items() if name not in without}
+    precision = named.pop("precision", None)
+    values = [_value(name, text) for name, text in named.items()]
+    return " ".join([str(row["workload"]), *values, *([precision] if precision else [])])
+
+
+def parameters(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row's parameters; none where a file lacks them."""
+    return dict(row["params"] or {}) if isinstance(row["params"], Mapping) else {}
+
+
+def _shared(cases: Sequence[dict[str, str]]) -> set[str]:
+    if len(cases) < 2:
+        return set()
+    return {name for name in cases[0] if len({case.get(name) for case in cases}) == 1}
+
+
+def _value(name: str, text: str) -> str:
+    words = name.replace("_", " ")
+    if _SIZES.fullmatch(text):
+        sizes = text.split("x")
+        power = _POWERS.get(len(sizes)) if len(set(sizes)) == 1 else None
+        return f"{sizes[0]}{power}" if power else "×".join(sizes)
+    if text in ("true", "false"):
+        return words if text == "true" else f"not {words}"
+    return f"{words} {text}" if _NUMBER.fullmatch(text) else text
+
+
+def shorten(text: str, longest: int = LONGEST_LABEL) -> str:
+    """Cut out the middle: names differ at their ends as often as at their beginnings."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 2 - 1
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """A sorting key by which 512 comes before 1024."""
+    parts = re.split(r"(\d{1,18})", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -1,0 +1,382 @@
+"""One HTML page of results: offline, self-contained, the same bytes for the same input.
+
+The tables say everything, also without JavaScript. The figures are the files in ``figures/``, each
+of which defines ``TITLE``, ``ORDER``, ``CAPTION`` (how to read it, and what it does not say) and
+``figure(frame)``, which returns a plotly figure or None where there is nothing to show. A figure
+may tell the page more in its layout's ``meta``: see ``figures/_panels.py``.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pandas as pd
+
+from gpubench import compare, page, render, table
+from gpubench.errors import CannotWrite, UsageError
+from gpubench.page import Section, count, escape
+from gpubench.record import FAILURES
+from gpubench.render import Column
+from gpubench.series import Series, case_labels, good, natural, records, series_of
+
+FLAGS: Mapping[str, str] = MappingProxyType(
+    {
+        "unconverged": "sampling ran out of time before the interval was as narrow as asked for",
+        "unsettled": "the times still moved when the warm-up ended; early samples may be slow",
+        "short": "a sample is so short that the timer's own cost counts",
+        "launch_bound": "the device waited for the host to enqueue work: the host is measured",
+        "above_peak": "the rate is beyond what the card can do: the declared work, the clock or "
+        "the catalogue is wrong",
+        "throttled_power": "the driver held the clocks down at the power limit",
+        "throttled_thermal": "the driver held the clocks down because the card was hot",
+        "clocks_moving": "the clocks changed during the samples",
+        "other_processes": "other processes used the device at the same time",
+    }
+)
+ORIGINS: Mapping[str, str] = MappingProxyType(
+    {
+        "virtual": "made by a simulated card: they show what the tool does, never what a card does",
+        "modelled": "computed by a model from other cards' results, not measured",
+        "published": "taken from others' publications, whose software differs",
+    }
+)
+# Facts of an environment: column, heading, and how it is shown.
+ENVIRONMENT: tuple[Column, ...] = (
+    Column("architecture", "architecture"),
+    Column("compute_capability", "compute capability"),
+    Column("memory_bytes", "memory", render.gibibytes),
+    Column("power_limit_w", "power limit", lambda watts: f"{watts:g} W"),
+    Column("driver", "driver"),
+    Column("cuda", "CUDA"),
+    Column("cudnn", "cuDNN"),
+    Column("torch", "torch"),
+    Column("cupy", "CuPy"),
+    Column("python", "Python"),
+    Column("os", "operating system"),
+    Column("cpu", "processor"),
+    Column("threads", "threads", lambda threads: f"{threads:g}"),
+    Column("gpubench_version", "gpubench"),
+    Column("commit", "commit", lambda commit: str(commit)[:10]),
+    Column("dirty", "uncommitted changes", lambda dirty: "yes" if dirty else "no"),
+)
+ORIGIN = Column("provenance", "origin")
+FAILED = (
+    Column("card", "card"),
+    Column("case_id", "case"),
+    Column("status", "outcome"),
+    Column("trials", "in trials"),
+    Column("reason", "reason"),
+    ORIGIN,
+)
+
+
+def write_report(frame: pd.DataFrame, output: str) -> Path:
+    """Write the page for the rows that `table.load` gave; an older one is replaced as a whole.
+
+    Raises:
+        CannotWrite: the folder or the file can't be written.
+        UsageError: a figure of the user's breaks the contract or fails.
+    """
+    text = render_report(frame)
+    path = Path(output)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    made = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = True
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    except OSError as error:
+        if made:
+            temporary.unlink(missing_ok=True)
+        remedy = "free some space or choose another file with -o"
+        if path.is_dir():
+            remedy = f"name a file in that folder: -o {path / 'index.html'}"
+        raise CannotWrite(f"{path} can't be written: {error.strerror or error}", remedy) from error
+    return path
+
+
+def render_report(frame: pd.DataFrame) -> str:
+    """The whole page as text."""
+    series = series_of(frame)
+    figures = page.draw_figures(frame)
+    sections = [
+        Section("summary", "In short", _summary(series)),
+        *(
+            Section(f"figure-{figure.name}", figure.title, page.figure_body(figure))
+            for figure in figures
+        ),
+        Section("comparison", "Comparison", _comparison(frame)),
+        Section("problems", "What did not work", _problems(series)),
+        Section("flags", "Flags", _flags(series)),
+        Section("environments", "Cards and environments", _environments(frame)),
+        Section("results", "All results", _results(series)),
+    ]
+    return page.assemble(
+        sections if series else sections[:1],
+        figures if series else [],
+        title=escape(_title(series)),
+        lead=escape(_lead(series)),
+        facts=_facts(frame),
+        banner=_banner(frame),
+    )
+
+
+# head ------------------------------------------------------------------------------------------
+
+
+def _title(series: Sequence[Series]) -> str:
+    """The cards by name, as far as a title can hold them."""
+    cards = list(dict.fromkeys(one.card for one in series))
+    more = f" and {len(cards) - 3} more" if len(cards) > 3 else ""
+    return ", ".join(cards[:3]) + more if cards else "No results"
+
+
+def _lead(series: Sequence[Series]) -> str:
+    cases = len({(row["case_id"], row["cache"]) for one in series for row in one.rows})
+    cards = len({one.card for one in series})
+    return (
+        f"What {count(cards, 'card')} did in {count(cases, 'case')}: how fast, how surely, and "
+        "what did not work. Every number comes from the result files and is listed, with where and "
+        "how it was measured, in the tables below."
+    )
+
+
+def _facts(frame: pd.DataFrame) -> str:
+    files = list(dict.fromkeys(map(str, frame["file"])))
+    counts = (count(frame["run_id"].nunique(), "run"), count(len(frame), "row"))
+    facts = escape(" · ".join([*counts, f"as of {_as_of(frame)}"]))
+    return f"{facts} · {page.folded(files, 'file')}"
+
+
+def _as_of(frame: pd.DataFrame) -> str:
+    """The newest row's time rather than the clock's, so that a page can be made again.
+
+    Raises:
+        UsageError: SOURCE_DATE_EPOCH is set and no time.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return _moment(frame["started_at"].max() if len(frame) else None)
+    try:
+        return _moment(datetime.fromtimestamp(int(epoch), UTC))
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH={epoch!r} is no time", "give whole seconds since 1970, or unset it"
+        ) from error
+
+
+def _moment(time: Any) -> str:
+    return render.UNKNOWN if pd.isna(time) else f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def _banner(frame: pd.DataFrame) -> str:
+    """A warning as soon as one row was not measured."""
+    origins = Counter(
+        "of unknown origin" if render.missing(x) else str(x) for x in frame["provenance"]
+    )
+    lines = [
+        f"<strong>{number} of {count(len(frame), 'row')} {'is' if number == 1 else 'are'} "
+        f"{escape(origin)}</strong>, {escape(ORIGINS.get(origin, 'and not measured'))}."
+        for origin, number in sorted(origins.items())
+        if origin != "measured"
+    ]
+    if not lines:
+        return ""
+    text = " ".join([*lines, "They are hatched or open in figures, and labelled in tables."])
+    return f'<p class="banner" role="alert">{text}</p>'
+
+
+# summary ---------------------------------------------------------------------------------------
+
+
+def _summary(series: Sequence[Series]) -> str:
+    if not series:
+        return "<p>The files hold no rows: the run ended before its first case.</p>"
+    return f'<div class="tiles">\n{"".join(map(_tile, series))}</div>'
+
+
+def _tile(one: Series) -> str:
+    """One series in plain words: what worked, how often, and its highest rates."""
+    kinds = Counter("failed" if row["status"] in FAILURES else row["status"] for row in one.rows)
+    parts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("ok", "failed", "unsupported"))
+    flagged = sum(1 for row in one.rows if row["flags"])
+    doubts = f" {count(flagged, 'result')} with flags." if flagged else ""
+    best = "".join(
+        f"<dt>{escape(table.show_throughput(row))}</dt><dd>{escape(text)}</dd>"
+        for text, row in _highlights(one)
+    )
+    return (
+        f'<article class="tile{" simulated" if one.simulated else ""}" '
+        f'style="--series: {one.color}">\n'
+        f"<h3>{escape(one.label)}</h3>\n<p>{page.badge(one.provenance)}</p>\n"
+        f"<p>{count(len(one.rows), 'case')}: {escape(parts)}.{doubts}</p>\n"
+        f"<p>{escape(_trials(one))}</p>\n{f'<dl>{best}</dl>' if best else ''}\n</article>\n"
+    )
+
+
+def _trials(one: Series) -> str:
+    trials = sorted(row["trials"] for row in one.rows if row["trials"])
+    if not trials:
+        return "No case gave a result."
+    if trials[-1] == 1:
+        return "One trial: how much a repetition would differ is unknown."
+    span = trials[0] if trials[0] == trials[-1] else f"{trials[0]} to {trials[-1]}"
+    return f"{span} trials a case, each in a process of its own."
+
+
+def _highlights(one: Series) -> list[tuple[str, dict[str, Any]]]:
+    """The highest rate in each unit, and what it was reached in."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in filter(good, one.rows):
+        unit = row["throughput_unit"]
+        if unit not in best or row["throughput"] > best[unit]["throughput"]:
+            best[unit] = row
+    labels = case_labels(one.rows)
+    found = []
+    for row in best.values():
+        share = row["share_of_peak"]
+        of_peak = "" if share is None else f", {render.percent(share)} of the catalogue's peak"
+        found.append((f"{labels[row['case_id'], row['cache']]}{of_peak}", row))
+    return found
+
+
+# comparison ------------------------------------------------------------------------------------
+
+
+def _comparison(frame: pd.DataFrame) -> str:
+    """Verdicts, where there are two sides, and what to type next."""
+    by = "card" if len(frame["card"].unique()) > 1 else "run"
+    try:
+        rows = compare.compare(frame, by)
+    except UsageError as error:
+        return f"<p>No verdicts: {escape(error)}.</p>"
+    if not rows:
+        return "<p>No verdicts: no case was run on two sides.</p>"
+    rows.sort(key=lambda row: (row["side"], row["workload"], natural(row["case_id"])))
+    origins = dict(zip(compare.labels(frame, by), frame["provenance"], strict=True))
+    for row in rows:
+        row["speedup_text"] = compare.show_speedup(row)
+        row["provenance"] = origins[row["side"]]
+    # The card is the side, and each reason is spelled out.
+    dropped = ("architecture", "card", "reason")
+    columns = [column for column in compare.COLUMNS if column.key not in dropped]
+    intro = (
+        "Above 1 a side is faster than the baseline. A verdict needs the whole 95 % interval "
+        f"beyond {render.percent(compare.MIN_EFFECT)}, from several trials of both sides, and "
+        "holds for these cases in these environments."
+    )
+    return "\n".join(
+        [
+            f'<p class="caption">{intro}</p>',
+            *(f"<p>{page.code(line)}</p>" for line in compare.conclusions(rows)),
+            page.rows_table(rows, [*columns, Column("detail", "what it rests on"), ORIGIN]),
+        ]
+    )
+
+
+# problems --------------------------------------------------------------------------------------
+
+
+def _problems(series: Sequence[Series]) -> str:
+    """Failures case by case, unsupported cases by reason."""
+    failed: dict[tuple[str, ...], list[int]] = {}
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for one in series:
+        labels = case_labels(one.rows)
+        for row in records(one.frame):
+            reason = "no reason given" if render.missing(row["reason"]) else str(row["reason"])
+            if row["status"] in FAILURES:
+                status = str(row["status"])
+                key = (one.label, str(row["case_id"]), status, reason, one.provenance)
+                failed.setdefault(key, []).append(row["trial"])
+            elif row["status"] != "ok":
+                label = labels[row["case_id"], row["cache"]]
+                lacking.setdefault((one.label, reason), []).append(label)
+    parts = []
+    if failed:
+        keys = ("card", "case_id", "status", "reason", "provenance")
+        rows = [
+            dict(zip(keys, key, strict=True)) | {"trials": ", ".join(map(str, sorted(set(trials))))}
+            for key, trials in sorted(failed.items(), key=lambda item: natural(item[0][1]))
+        ]
+        parts += ["<h3>Failed</h3>", page.rows_table(rows, FAILED)]
+    if lacking:
+        lines = [
+            (escape(label), escape(reason), page.folded(list(dict.fromkeys(cases)), "case"))
+            for (label, reason), cases in lacking.items()
+        ]
+        parts += [
+            "<h3>Unsupported</h3>",
+            '<p class="caption">Left out: the card or its software lacks what these need.</p>',
+            page.plain_table(("card", "reason", "cases"), lines),
+        ]
+    return "\n".join(parts) or "<p>Every case gave a result.</p>"
+
+
+def _flags(series: Sequence[Series]) -> str:
+    """Each flag that was raised, what it means and where."""
+    raised: dict[str, list[str]] = {}
+    for one in series:
+        labels = case_labels(one.rows)
+        for row in one.rows:
+            for flag in row["flags"]:
+                label = labels[row["case_id"], row["cache"]]
+                raised.setdefault(flag, []).append(f"{one.label}: {label}")
+    unknown = "this version of gpubench has no description of it"
+    lines = [
+        (escape(flag), escape(FLAGS.get(flag, unknown)), page.folded(cases, "case"))
+        for flag, cases in sorted(raised.items())
+    ]
+    if not lines:
+        return "<p>No result carries a flag.</p>"
+    return page.plain_table(("flag", "what it means", "raised by"), lines)
+
+
+# environments and results ----------------------------------------------------------------------
+
+
+def _environments(frame: pd.DataFrame) -> str:
+    """A column per environment and a line per fact: there are more facts than environments."""
+    keys = ["card", "provenance", *(column.key for column in ENVIRONMENT)]
+    facts = list(
+        frame[keys].map(lambda x: "" if render.missing(x) else str(x)).itertuples(index=False)
+    )
+    parts = [frame[[own == wanted for own in facts]] for wanted in dict.fromkeys(facts)]
+    firsts = [records(part.head(1))[0] for part in parts]
+
+    def line(heading: str, show: Callable[[pd.DataFrame], str]) -> tuple[str, ...]:
+        return (heading, *(escape(show(part)) for part in parts))
+
+    lines: list[tuple[str, ...]] = [
+        ("origin", *(page.badge(str(first["provenance"])) for first in firsts)),
+        *(
+            (column.heading, *(escape(render.text_of(column, first)) for first in firsts))
+            for column in ENVIRONMENT
+        ),
+        line("runs", lambda part: str(part["run_id"].nunique())),
+        line("rows", lambda part: str(len(part))),
+        line("first case", lambda part: _moment(part["started_at"].min())),
+        line("last case", lambda part: _moment(part["started_at"].max())),
+    ]
+    cards = [render.text_of(Column("card", "card"), first) for first in firsts]
+    return page.plain_table(("", *cards), lines)
+
+
+def _results(series: Sequence[Series]) -> str:
+    """Every case of every series."""
+    rows = [row | {"conditions": one.conditions} for one in series for row in one.rows]
+    columns = list(table.COLUMNS)
+    if any(one.conditions for one in series):
+        columns.insert(2, Column("conditions", "with"))
+    intro = (
+        "Medians over the trials of a case. The 95 % interval is between trials where there are "
+        "several, else within the one; ±? where there are too few samples to say. "
+        f"{render.UNKNOWN} is unknown."
+    )
+    rows_table = page.rows_table(table.with_text(rows), [*columns, ORIGIN])
+    return f'<p class="caption">{intro}</p>\n{rows_table}'

@@ -1,0 +1,507 @@
+"""Verdicts that start at "don't know", and are no better than the evidence."""
+
+import itertools
+import math
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from gpubench import compare as comparison
+from gpubench import stats, store, table
+from gpubench.compare import compare, conclusions, judge, next_step, show_speedup
+from gpubench.errors import UsageError
+
+# On a machine that others use too, a slow example is no failure.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
+
+VERDICTS = {"faster", "slower", "same", "inconclusive", "incomparable"}
+OPPOSITE = {"faster": "slower", "slower": "faster"}
+FAILED = {"status": "oom", "reason": "out of memory", "samples_s": None}
+FIRST = datetime(2026, 1, 1, tzinfo=UTC)
+
+#: medians of five processes with 0.3 % between them
+STEADY = (1.000, 1.003, 0.997, 1.002, 0.998)
+#: and with 10 %
+NOISY = (1.00, 1.10, 0.92, 1.13, 0.89)
+
+
+def scaled(medians, factor):
+    return tuple(factor * median for median in medians)
+
+
+medians = st.lists(st.floats(1e-6, 100), min_size=1, max_size=8)
+effects = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3])
+
+
+@pytest.fixture
+def side(tmp_path, make_record):
+    """Write one side's file: a row per median of a trial, or per mapping of what is different."""
+    count = itertools.count()
+
+    def side(name, trials, **different):
+        start = FIRST + timedelta(days=next(count))
+        records = []
+        for number, trial in enumerate(trials, start=1):
+            own = trial if isinstance(trial, dict) else {"samples_s": [trial] * 6}
+            basics = {"run_id": f"run of {name}", "trial": number, "started_at": start}
+            records.append(make_record(**basics | different | own))
+        store.Writer(tmp_path / f"{name}.parquet", records)
+
+    return side
+
+
+@pytest.fixture
+def verdicts(tmp_path):
+    """Compare everything that was written."""
+
+    def verdicts(**options):
+        return compare(table.load([str(tmp_path)]), **options)
+
+    return verdicts
+
+
+# the rule -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("baseline", "contender", "verdict", "reason"),
+    [
+        (STEADY, scaled(STEADY, 1.05), "slower", "above_floor"),
+        (STEADY, scaled(STEADY, 0.95), "faster", "above_floor"),
+        (STEADY, scaled(STEADY, 1.001), "same", "within_floor"),
+        (STEADY, STEADY, "same", "within_floor"),
+        (NOISY, scaled(NOISY, 1.05), "inconclusive", "wide_interval"),
+        (NOISY, NOISY, "inconclusive", "wide_interval"),
+        (NOISY, scaled(NOISY, 2.0), "slower", "above_floor"),
+        ((1.0,), (5.0,), "inconclusive", "single_trial"),
+        ((1.0,), scaled(STEADY, 5.0), "inconclusive", "single_trial"),
+    ],
+)
+def test_each_verdict_is_reached_by_its_evidence(baseline, contender, verdict, reason):
+    judgement = judge(baseline, contender)
+    assert (judgement.verdict, judgement.reason) == (verdict, reason)
+    assert reason in comparison.MEANING
+
+
+def test_a_difference_below_the_floor_is_held_back_however_sure_it_is():
+    """Significant is not relevant: 0.5 % apart, with a hundredth of a percent of noise."""
+    baseline = [1.0, 1.0001, 0.9999, 1.0, 1.0001]
+    contender = list(scaled(baseline, 1.005))
+    ratio = stats.ratio_interval(baseline, contender)
+    assert ratio.low > 1.004
+    assert judge(baseline, contender).verdict == "same"
+    assert judge(baseline, contender, min_effect=0.004).verdict == "slower"
+    assert judge(contender, baseline, min_effect=0.004).verdict == "faster"
+
+
+def test_an_interval_that_reaches_across_the_floor_settles_nothing():
+    baseline = [1.0, 1.001, 0.999, 1.0, 1.001]
+    assert judge(baseline, scaled(baseline, 1.01)).verdict == "inconclusive"
+
+
+@given(medians, medians, effects)
+def test_swapping_the_sides_turns_faster_into_slower_and_changes_nothing_else(
+    baseline, contender, min_effect
+):
+    there, back = judge(baseline, contender, min_effect), judge(contender, baseline, min_effect)
+    edges = (1 + min_effect, 1 / (1 + min_effect))
+    bounds = (there.ratio.low, there.ratio.high)
+    assume(not any(math.isclose(*pair, rel_tol=1e-9) for pair in itertools.product(edges, bounds)))
+    assert back.verdict == OPPOSITE.get(there.verdict, there.verdict)
+    assert back.reason == there.reason
+
+
+@given(medians, medians, effects, st.randoms())
+def test_the_order_of_the_trials_is_no_matter(baseline, contender, min_effect, random):
+    plain = judge(baseline, contender, min_effect)
+    bounds = (plain.ratio.low, plain.ratio.high)
+    edges = (1 + min_effect, 1 / (1 + min_effect))
+    assume(not any(math.isclose(*pair, rel_tol=1e-9) for pair in itertools.product(edges, bounds)))
+    shuffled = judge(
+        random.sample(baseline, len(baseline)), random.sample(contender, len(contender)), min_effect
+    )
+    assert shuffled.verdict == plain.verdict
+
+
+@given(medians, medians)
+def test_a_larger_floor_never_makes_a_difference_of_what_was_none(baseline, contender):
+    small, large = (judge(baseline, contender, effect).verdict for effect in (0.01, 0.1))
+    if large in OPPOSITE:
+        assert small == large
+    if small == "same":
+        assert large == "same"
+
+
+@given(st.floats(1e-6, 100), medians)
+def test_one_process_on_a_side_never_settles_anything(alone, others):
+    for sides in (([alone], others), (others, [alone])):
+        judgement = judge(*sides)
+        assert (judgement.verdict, judgement.reason) == ("inconclusive", "single_trial")
+
+
+# how often it is wrong ----------------------------------------------------------------------------
+
+
+def share_of(verdict, deviation, trials, effect=1.0, draws=2000):
+    """How often this rule says ``verdict`` of builds that are ``effect`` apart.
+
+    Each process has an effect of its own, log-normal with this deviation.
+    """
+    rng = np.random.default_rng([trials, round(1000 * deviation)])
+    found = 0
+    for _ in range(draws):
+        baseline = np.exp(rng.normal(0, deviation, trials))
+        contender = effect * np.exp(rng.normal(0, deviation, trials))
+        found += judge(baseline.tolist(), contender.tolist()).verdict == verdict
+    return found / draws
+
+
+@pytest.mark.parametrize("trials", [2, 3, 5, 10])
+@pytest.mark.parametrize("deviation", [0.01, 0.03])
+def test_identical_builds_are_called_slower_in_at_most_one_of_a_hundred_comparisons(
+    deviation, trials
+):
+    """What the rule claims; the interval without the floor would be wrong 2.5 times as often."""
+    uncertain = 0.002  # what 2,000 draws leave open
+    assert share_of("slower", deviation, trials) <= 0.01 + uncertain
+    assert share_of("faster", deviation, trials) <= 0.01 + uncertain
+
+
+def test_identical_builds_on_a_very_noisy_machine_are_called_slower_less_often_than_chance():
+    """At 5 % between processes the floor of 1 % is little help; the interval still bounds it."""
+    assert share_of("slower", 0.05, 5) <= 0.025
+
+
+def test_a_true_difference_is_found_when_the_trials_suffice():
+    assert share_of("slower", 0.01, 10, effect=1.03) > 0.9
+    assert share_of("slower", 0.01, 5, effect=1.05) > 0.9
+    assert share_of("faster", 0.01, 10, effect=1.03) == 0
+
+
+# what can be compared -----------------------------------------------------------------------------
+
+
+def test_sides_are_compared_case_by_case_with_their_medians(side, verdicts):
+    side("a", STEADY)
+    side("b", scaled(STEADY, 1.25))
+    (row,) = verdicts()
+    assert (row["baseline"], row["side"], row["verdict"]) == ("a", "b", "slower")
+    assert row["baseline_s"] == pytest.approx(1.0)
+    assert row["median_s"] == pytest.approx(1.25)
+    assert row["speedup"] == pytest.approx(0.8)
+    assert row["speedup_low"] < 0.8 < row["speedup_high"]
+    assert (row["baseline_trials"], row["trials"]) == (5, 5)
+
+
+def test_swapping_the_baseline_mirrors_every_verdict(side, verdicts):
+    cases = {"up": 1.3, "down": 0.7, "level": 1.0}
+    side("a", [{"case_id": c, "samples_s": [m] * 6, "trial": t} for c in cases for t, m in each()])
+    side(
+        "b",
+        [
+            {"case_id": case, "samples_s": [factor * median] * 6, "trial": trial}
+            for case, factor in cases.items()
+            for trial, median in each()
+        ],
+    )
+    there, back = (
+        {row["case_id"]: row for row in verdicts(baseline=baseline)} for baseline in ("a", "b")
+    )
+    assert {case: row["verdict"] for case, row in there.items()} == {
+        "up": "slower",
+        "down": "faster",
+        "level": "same",
+    }
+    for case, row in there.items():
+        assert back[case]["verdict"] == OPPOSITE.get(row["verdict"], row["verdict"])
+        assert back[case]["speedup"] == pytest.approx(1 / row["speedup"])
+        assert back[case]["speedup_low"] == pytest.approx(1 / row["speedup_high"])
+
+
+def each():
+    return enumerate(STEADY, start=1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_rows_is_no_matter(seed, side, verdicts, tmp_path):
+    side("a", [*STEADY, {"case_id": "conv", **FAILED}])
+    side("b", [*scaled(STEADY, 1.1), {"case_id": "conv"}], torch="2.9")
+    side("c", scaled(NOISY, 1.1))
+    frame = table.load([str(tmp_path)])
+    plain = compare(frame)
+    shuffled = compare(frame.sample(frac=1, random_state=seed).reset_index(drop=True))
+
+    def key(row):
+        return (row["side"], row["case_id"])
+
+    for before, after in zip(sorted(plain, key=key), sorted(shuffled, key=key), strict=True):
+        assert key(after) == key(before)
+        for column in ("verdict", "reason", "baseline", "trials", "cache"):
+            assert after[column] == before[column]
+        assert after["speedup"] == pytest.approx(before["speedup"])
+
+
+@pytest.mark.parametrize(
+    ("column", "ours", "theirs"),
+    [
+        ("workload_version", 1, 2),
+        ("workload_hash", "abc", "abd"),
+        ("timer", "cuda_event", "host"),
+        ("provenance", "measured", "virtual"),
+    ],
+)
+def test_different_things_are_incomparable_and_the_detail_says_in_what(
+    column, ours, theirs, side, verdicts
+):
+    side("a", STEADY, **{column: ours})
+    side("b", scaled(STEADY, 2), **{column: theirs})
+    (row,) = verdicts()
+    assert (row["verdict"], row["reason"]) == ("incomparable", "differs")
+    assert row["detail"] == f"{column} {ours} against {theirs}"
+    assert row["speedup"] is None
+
+
+def test_a_side_that_is_a_mixture_is_incomparable(side, verdicts):
+    side("a", STEADY)
+    side("b", [{"timer": "host", "samples_s": [1.0] * 6}, {"timer": "cuda_event"}])
+    (row,) = verdicts()
+    assert (row["verdict"], row["detail"]) == ("incomparable", "timer host against cuda_event/host")
+
+
+def test_cache_states_are_never_compared_with_each_other(side, verdicts):
+    side("a", STEADY, cache="cold")
+    side("b", scaled(STEADY, 0.5), cache="hot")
+    assert {row["verdict"] for row in verdicts()} == {"incomparable"}
+
+
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_a_case_that_one_side_lacks_is_said_to_be_missing(missing, side, verdicts):
+    for name in ("a", "b"):
+        extra = [] if name == missing else [{"case_id": "conv"}]
+        side(name, [*STEADY, *extra], card=f"card of {name}")
+    conv, gemm = sorted(verdicts(), key=lambda row: row["case_id"])
+    assert gemm["verdict"] == "same"
+    assert (conv["verdict"], conv["reason"]) == ("incomparable", "not_measured")
+    assert "has no such case" in conv["detail"]
+    assert ("baseline" in conv["detail"]) == (missing == "a")
+    assert conv["card"] == "card of b"  # a row is about its side, also where that has nothing
+    assert conv["speedup"] is None
+
+
+@pytest.mark.parametrize("failing", ["a", "b"])
+@pytest.mark.parametrize("status", ["failed", "wrong", "oom", "timeout", "crashed", "unsupported"])
+def test_a_side_without_any_ok_trial_is_incomparable_with_its_reason(
+    status, failing, side, verdicts
+):
+    bad = {"status": status, "reason": "because", "samples_s": None}
+    for name in ("a", "b"):
+        side(name, [bad, bad] if name == failing else STEADY)
+    (row,) = verdicts()
+    assert (row["verdict"], row["reason"]) == ("incomparable", "not_measured")
+    assert row["detail"] == f"{status}: because"
+
+
+def test_a_row_with_impossible_times_is_a_failure_not_the_fastest(side, verdicts):
+    side("a", STEADY)
+    side("b", [0.0, 0.0])
+    (row,) = verdicts()
+    assert row["verdict"] == "incomparable"
+    assert "no positive times" in row["detail"]
+
+
+# failures -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", ["a", "b"])
+def test_a_side_that_lost_trials_is_not_called_the_faster_one(failing, side, verdicts):
+    """Its slow trials may be those that are missing: a time-out is a slow trial."""
+    for name in ("a", "b"):
+        fast = [*scaled(STEADY, 0.8), {"status": "timeout", "reason": "60 s", "samples_s": None}]
+        side(name, fast if name == failing else STEADY)
+    (row,) = verdicts()
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "failed_trials")
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.floats(0.5, 2.0), min_size=2, max_size=5),
+    st.lists(st.floats(0.5, 2.0), min_size=2, max_size=5),
+    st.integers(1, 3),
+)
+def test_failures_never_make_a_side_look_better_than_without_them(base, other, failures):
+    def rows(values, failed=0):
+        ok = [{"status": "ok", "reason": None, "median_s": value} for value in values]
+        bad = [{"status": "crashed", "reason": "x", "median_s": math.nan}] * failed
+        identity = dict.fromkeys(comparison.IDENTITY, "same")
+        return pd.DataFrame([row | identity for row in ok + bad])
+
+    def verdict(failed):
+        sides = rows(base), rows(other, failed)
+        good = [side[side["status"] == "ok"] for side in sides]
+        return comparison._judge_sides(*sides, good, 0.01)[0].verdict
+
+    rank = {"slower": 0, "inconclusive": 1, "same": 1, "faster": 2}
+    assert rank[verdict(failures)] <= rank[verdict(0)]
+
+
+def test_the_slower_side_stays_slower_when_it_also_fails(side, verdicts):
+    side("a", STEADY)
+    side("b", [*scaled(STEADY, 1.5), FAILED])
+    (row,) = verdicts()
+    assert (row["verdict"], row["trials"]) == ("slower", 5)
+
+
+def test_what_the_card_lacks_is_no_failure(side, verdicts):
+    side("a", STEADY)
+    side("b", [*scaled(STEADY, 0.8), FAILED | {"status": "unsupported"}])
+    (row,) = verdicts()
+    assert row["verdict"] == "faster"
+
+
+# sides and their labels ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["card", "torch", "driver"])
+def test_sides_can_be_told_apart_by_what_the_rows_say(by, side, verdicts):
+    side("a", STEADY, **{by: "old"})
+    side("b", scaled(STEADY, 1.5), **{by: "new"})
+    side("c", scaled(STEADY, 1.5), **{by: "new", "case_id": "conv"})
+    rows = verdicts(by=by)
+    assert {(row["baseline"], row["side"]) for row in rows} == {("old", "new")}
+    assert {row["case_id"]: row["verdict"] for row in rows}["conv"] == "incomparable"
+
+
+def test_several_cards_are_compared_by_card_and_else_by_run(side, verdicts):
+    side("a", STEADY)
+    side("b", STEADY)
+    assert [row["side"] for row in verdicts()] == ["b"]
+    side("c", STEADY, card="Another")
+    assert [row["side"] for row in verdicts()] == ["Another"]
+
+
+def test_what_is_unknown_is_a_side_that_says_so(side, verdicts):
+    side("a", STEADY, torch=None)
+    side("b", STEADY, torch="2.9")
+    (row,) = verdicts(by="torch")
+    assert (row["baseline"], row["side"]) == ("torch unknown", "2.9")
+
+
+def test_runs_in_files_of_one_name_are_two_sides(tmp_path, make_record):
+    for folder in ("one", "two"):
+        records = [
+            make_record(run_id=f"run-{folder}", trial=trial, samples_s=[median] * 6)
+            for trial, median in each()
+        ]
+        store.Writer(tmp_path / folder / "same.parquet", records)
+    (row,) = compare(table.load([str(tmp_path)]))
+    assert {row["baseline"], row["side"]} == {"same#run-one", "same#run-two"}
+
+
+def test_the_oldest_side_is_the_baseline(side, verdicts):
+    side("z", STEADY)
+    side("y", STEADY)
+    side("x", STEADY)
+    assert {row["baseline"] for row in verdicts()} == {"z"}
+    assert [row["side"] for row in verdicts()] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ("main", "main"),  # the label itself, though another begins with it
+        ("main-2", "main-2"),
+        ("MAIN-2", "main-2"),
+        ("ot", "other"),
+        ("other.parquet", "other"),
+        ("some/folder/other.parquet", "other"),
+    ],
+)
+def test_a_baseline_is_named_by_its_label_its_beginning_or_its_file(wanted, chosen, side, verdicts):
+    for name in ("main", "main-2", "other"):
+        side(name, STEADY)
+    assert {row["baseline"] for row in verdicts(baseline=wanted)} == {chosen}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"), [("m", "matches several"), ("nightly", "is not there")]
+)
+def test_a_baseline_that_is_ambiguous_or_missing_is_refused_with_the_labels(
+    wanted, problem, side, verdicts
+):
+    for name in ("main", "main-2", "other"):
+        side(name, STEADY)
+    with pytest.raises(UsageError, match=f"'{wanted}': such a run {problem}") as caught:
+        verdicts(baseline=wanted)
+    assert "main; main-2; other" in caught.value.remedy
+
+
+def test_one_side_alone_is_refused_with_what_to_do(side, verdicts):
+    side("a", STEADY)
+    with pytest.raises(UsageError, match="one run only, a") as caught:
+        verdicts()
+    assert "more files" in caught.value.remedy
+    with pytest.raises(UsageError, match="--by 'colour'"):
+        verdicts(by="colour")
+
+
+def test_no_rows_at_all_are_refused_too(side, verdicts):
+    side("a", [])
+    with pytest.raises(UsageError, match="nothing to compare"):
+        verdicts()
+
+
+# what people read ---------------------------------------------------------------------------------
+
+
+def test_a_single_trial_is_inconclusive_and_says_what_to_type(side, verdicts):
+    side("a", [1.0], suite="full")
+    side("b", [9.0], suite="full")
+    rows = verdicts()
+    assert [(row["verdict"], row["reason"]) for row in rows] == [("inconclusive", "single_trial")]
+    assert "spread between processes" in rows[0]["detail"]
+    assert "`gpubench run --suite full --trials 5`" in next_step(rows)
+    assert show_speedup(rows[0]) == "0.111 [?]"
+
+
+def test_who_has_enough_trials_and_no_answer_is_told_to_take_twice_as_many(side, verdicts):
+    side("a", NOISY)
+    side("b", NOISY)
+    rows = verdicts()
+    assert [row["reason"] for row in rows] == ["wide_interval"]
+    assert "--trials 10`" in next_step(rows)
+
+
+def test_when_all_is_settled_there_is_no_next_step(side, verdicts):
+    side("a", STEADY)
+    side("b", scaled(STEADY, 1.5))
+    rows = verdicts()
+    assert next_step(rows) is None
+    assert conclusions(rows) == ["baseline: a", "1 slower"]
+
+
+def test_conclusions_count_every_row_once(side, verdicts):
+    side("a", [*STEADY, {"case_id": "conv"}, {"case_id": "lost", **FAILED}])
+    side("b", [*STEADY, {"case_id": "conv"}, {"case_id": "lost"}])
+    rows = verdicts()
+    assert {row["verdict"] for row in rows} <= VERDICTS
+    baseline, counts, step = conclusions(rows)
+    assert baseline == "baseline: a"
+    assert counts == "1 same, 1 inconclusive, 1 incomparable"
+    assert "--trials" in step
+    assert conclusions([])[0] == "no case is on two sides"
+
+
+def test_a_speedup_is_shown_with_its_bounds_or_as_unknown(side, verdicts):
+    side("a", STEADY)
+    side("b", scaled(STEADY, 0.5))
+    (row,) = verdicts()
+    speedup, low, high = (
+        float(part.strip("[],")) for part in show_speedup(row).replace("[", "").split()
+    )
+    assert low < speedup == 2.0 < high
+    assert show_speedup(row | {"speedup": None}) == "–"
