@@ -140,6 +140,10 @@ def _card(row: dict[str, str]) -> Card:
         "int8": "int8_tensor_tops_dense",
     }
     rates = {precision: number(column) or 0.0 for precision, column in columns.items()}
+    # The file has the CUDA cores' FP64; these chips' tensor cores do twice that, and cuBLAS uses
+    # them (NVIDIA's A100 and H100 datasheets: 19.5 and 67 TFLOPS).
+    if row["compute_capability"] in ("8.0", "9.0"):
+        rates["fp64"] *= 2
     # Without tensor cores an FP16 product runs on the CUDA cores: at FP32's rate on Pascal, where
     # libraries widen to FP32, and at twice that on GTX 16, which has FP16 units instead.
     rates["fp16"] = rates["fp16"] or max(rates["fp32"], number("fp16_tflops_nontensor") or 0.0)

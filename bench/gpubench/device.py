@@ -69,6 +69,8 @@ class Device(ABC):
 
     timer: ClassVar[str] = "host"
     provenance: ClassVar[str] = "measured"
+    #: seconds of work before the device's clocks are what they stay at; of warm-up and of samples
+    settle_s: ClassVar[float] = 0.0
     info: DeviceInfo
     #: where workloads put their tensors: the argument of torch's ``device=``
     torch_device: str = "cpu"

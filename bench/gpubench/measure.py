@@ -6,6 +6,7 @@ runs on any backend, and on the virtual one in no time.
 """
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,8 +22,12 @@ from gpubench.workload import Cache, Case, Work, get_workload, run_check
 TIMER_MULTIPLE = 50
 # From this share of enqueueing in the device's time on, the device waits for the host.
 LAUNCH_BOUND_SHARE = 0.8
-WARM_WINDOW = 5
+# A window of the warm-up: this many steps, or as many as take this long.
+WARM_STEPS = 5
+WARM_WINDOW_S = 0.025
 WARM_TOLERANCE = 0.02
+# A CUDA stream takes about a thousand launches before it makes the host wait.
+MOST_QUEUED = 500
 MOST_SAMPLES = 10_000
 
 
@@ -78,8 +83,8 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
         prepared = device.prepare(workload, params)
         first_step_s = _elapsed(device, prepared.step)
         run_check(prepared)
-        device.reset_peak_memory()  # the check's reference is not the step's memory
         with _garbage_collector_off():
+            device.reset_peak_memory()  # neither the check's reference nor the last case's model
             warmup_s, step_s, settled = _warm(device, prepared.step, precision)
             cold = case.cache == "cold"
             timer_s = device.timer_cost_s()
@@ -88,6 +93,8 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
                 samples, stop = _sample(
                     device, prepared.step, step_s, precision, inner=inner, cold=cold
                 )
+            if prepared.waits:
+                samples.host_s.clear()
         outcome = prepared.outcome() if prepared.outcome else {}
         peak = device.peak_memory_bytes()
     is_real = device.provenance == "measured"
@@ -115,6 +122,7 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
 
 def _elapsed(device: Device, step: Callable[[], object]) -> float:
     """Seconds of one step as its caller sees them."""
+    device.synchronize()  # set-up may still be queued
     start = device.now()
     step()
     device.synchronize()
@@ -126,19 +134,22 @@ def _warm(
 ) -> tuple[float, float, bool]:
     """Step until two neighbouring windows agree in their medians.
 
+    Windows are queued and timed as samples are, so that the host's share of a lone step does not
+    count; and the device gets ``settle_s`` at least, however short its steps: clocks take their
+    time to rise, and steps that all run before they do agree with each other.
+
     Returns:
         Seconds spent, seconds a step takes now, and whether the times settled before the cap.
     """
     begin = device.now()
-    times = [_elapsed(device, step)]
+    step_s, before = _elapsed(device, step), math.nan
     while (spent := device.now() - begin) < precision.warmup_s:
-        if len(times) >= 2 * WARM_WINDOW:
-            recent = stats.median(times[-WARM_WINDOW:])
-            before = stats.median(times[-2 * WARM_WINDOW : -WARM_WINDOW])
-            if abs(recent - before) <= WARM_TOLERANCE * before:
-                return spent, recent, True
-        times.append(_elapsed(device, step))
-    return spent, stats.median(times[-WARM_WINDOW:]), False
+        if spent >= device.settle_s and abs(step_s - before) <= WARM_TOLERANCE * before:
+            return spent, step_s, True
+        before = step_s
+        count = max(WARM_STEPS, min(MOST_QUEUED, int(WARM_WINDOW_S / max(step_s, 1e-9))))
+        step_s = stats.median(device.sample(step, inner=1, count=count, cold=False).device_s)
+    return spent, step_s, False
 
 
 def _sample(
@@ -158,10 +169,10 @@ def _sample(
     while True:
         samples.extend(device.sample(step, inner=inner, count=batch, cold=cold))
         taken = len(samples.device_s)
-        interval = stats.median_interval(samples.device_s)
-        if taken >= precision.least and interval.half_width <= precision.half_width:
-            return samples, "precise"
         spent = device.now() - begin
+        enough = taken >= precision.least and spent >= device.settle_s
+        if enough and stats.median_interval(samples.device_s).half_width <= precision.half_width:
+            return samples, "precise"
         if spent >= precision.budget_s:
             return samples, "budget"
         if taken >= MOST_SAMPLES:
@@ -179,8 +190,9 @@ def _flags(
         "unconverged": stop != "precise",
         "unsettled": not settled,
         "short": middle * inner < TIMER_MULTIPLE * timer_s,
+        # The least: where the stream is full, the host's time includes waiting for the device.
         "launch_bound": bool(samples.host_s)
-        and stats.median(samples.host_s) >= LAUNCH_BOUND_SHARE * middle,
+        and min(samples.host_s) >= LAUNCH_BOUND_SHARE * middle,
     }
     return tuple(name for name, holds in found.items() if holds)
 

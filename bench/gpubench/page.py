@@ -269,12 +269,13 @@ def assemble(sections: Sequence[Section], figures: Sequence[Figure], **head: str
     """The whole page; ``head`` are the template's ``title``, ``lead``, ``facts`` and ``banner``."""
     script = (DATA / "report.js").read_text(encoding="utf-8")
     library = _library()
+    drawn = any(figure.data is not None for figure in figures)
     shown = [section for section in sections if section.body]
     return Template((DATA / "report.html").read_text(encoding="utf-8")).substitute(
         head,
         policy=_policy([_digest(script), library.digest]),
         version=escape(__version__),
-        library=escape(library.name),
+        library=f"Figures by {escape(library.name)} (MIT licence), in this page." if drawn else "",
         style=(DATA / "report.css").read_text(encoding="utf-8"),
         script=script,
         contents="\n".join(

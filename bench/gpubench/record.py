@@ -50,7 +50,7 @@ class Record:
 
     # measured
     samples_s: list[float] | None = _column("every sample in order, seconds per step")
-    host_samples_s: list[float] | None = _column("seconds the host took to enqueue a step")
+    host_samples_s: list[float] | None = _column("seconds the host took to enqueue a step, with waiting for a full queue")
     timer: str | None = _column("cuda_event, cuda_graph, host or virtual")
     cache: str | None = _column("cold (last-level cache cleared before each sample) or hot")
     inner: int | None = _column("steps per sample")
@@ -93,7 +93,7 @@ class Record:
     memory_bytes: int | None = _column("memory of the device")
     power_limit_w: float | None = _column("enforced power limit")
     ecc: bool | None = _column("error correction of the memory on")
-    pcie: str | None = _column("link generation and width, such as 4.0 x16")
+    pcie: str | None = _column("fastest link of card and slot, such as 4.0 x16")
     driver: str | None = _column("version of the NVIDIA driver")
     cuda: str | None = _column("CUDA version torch was built for")
     cudnn: str | None = _column("version of cuDNN")

@@ -1,13 +1,13 @@
 """What a report shows as one series, its colour in every figure, and short names for its cases.
 
-A series is one card under one set of software. Results of two drivers or two torches are not
-pooled, and simulated rows never share a series with measured ones.
+A series is one card under one set of conditions. Results of two drivers or two torches are not
+pooled, and simulated rows never share a series with measured ones. Figures draw series, and a
+figure of one's own may as well: start from `series_of`.
 """
 
 import math
 import re
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +21,23 @@ from gpubench.cards import catalogue
 # vanish on a dark or on a light page, and with a lighter blue for the same reason.
 COLORS = ("#1F84C6", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A7F2E")
 CARD = ("architecture", "card", "provenance")
-SOFTWARE = ("torch", "cuda", "driver", "threads")
-# What else makes two results of one case different things; `compare` refuses to compare them.
+# What `_with_variants` reads.
 VARIANT = ("workload_version", "workload_hash", "timer")
+# What else makes results of one card different things, and how a label says it.
+CONDITIONS = {
+    "torch": "torch {}",
+    "cuda": "CUDA {}",
+    "driver": "driver {}",
+    "power_limit_w": "limited to {} W",
+    "threads": "{} threads",
+}
 LONGEST_CARD = 44
 LONGEST_LABEL = 42
 _SIZES = re.compile(r"\d+(x\d+)+")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _POWERS = {2: "²", 3: "³"}
 WORK = (
-    *("case_id", "cache", "card_id", "throughput_unit"),
+    *("case_id", "cache", "variant", "card_id", "throughput_unit"),
     *("flops", "bytes", "items", "item"),
 )
 # What `table.summary` and `_rows` read: its many small copies are quicker without the rest.
@@ -43,7 +50,7 @@ SUMMED = (
 
 @dataclass(frozen=True)
 class Series:
-    """One card under one set of software, with its results.
+    """One card under one set of conditions, with its results.
 
     Attributes:
         group: what ties its parts together within a figure.
@@ -53,8 +60,9 @@ class Series:
         provenance: measured, virtual, modelled or published.
         color: its own in all figures.
         frame: its rows of the table, a row per trial.
-        rows: its cases, over their trials, as `table.summary` has them; with `low` and `high`,
-            the bounds of the throughput, and `trial_rows`, the number of trials of any outcome.
+        rows: its cases, over their trials, as `table.summary` has them, with the work of a step,
+            ``low`` and ``high``, the bounds of the throughput, and ``variant``, which tells two
+            things under one case id apart.
     """
 
     group: str
@@ -118,16 +126,21 @@ def series_of(frame: pd.DataFrame) -> list[Series]:
 
 def _divided(frame: pd.DataFrame) -> list[Series]:
     names = {name: frame[name].fillna("unknown") for name in ("case_id", "workload", "status")}
-    frame = _with_variants(frame.assign(**names))
-    columns = [*CARD, *SOFTWARE]
+    # How many threads torch uses on the processor matters where the processor is the device.
+    threads = frame["threads"].where(frame["backend"] == "cpu")
+    frame = _with_variants(frame.assign(**names, threads=threads))
+    columns = [*CARD, *CONDITIONS]
     parts = [part for _, part in frame.groupby(columns, sort=False, dropna=False)]
     parts.sort(key=lambda part: _order(part.iloc[0]))
-    software = {column: _differing(parts, column) for column in SOFTWARE}
+    several = {column: _differing(parts, column) for column in CONDITIONS}
     labels = []
     for part in parts:
         first = part.iloc[0]
-        differing = [column for column in SOFTWARE if _identity(first) in software[column]]
-        conditions = ", ".join(f"{column} {_known(first[column])}" for column in differing)
+        conditions = ", ".join(
+            text.format(_known(first[column]))
+            for column, text in CONDITIONS.items()
+            if _identity(first) in several[column]
+        )
         labels.append((card_label(first["card"], first["provenance"]), conditions))
     return [
         Series(
@@ -166,7 +179,6 @@ def good(row: dict[str, Any]) -> bool:
 
 
 def _rows(part: pd.DataFrame) -> list[dict[str, Any]]:
-    tried = Counter(zip(part["case_id"], part["cache"], strict=True))
     # Of a case's rows the last ok one, if there is any, says what work it is.
     ordered = part.sort_values("status", key=lambda status: status == "ok", kind="stable")
     last = {(row["case_id"], row["cache"]): row for row in records(ordered[list(WORK)])}
@@ -179,13 +191,12 @@ def _rows(part: pd.DataFrame) -> list[dict[str, Any]]:
         factor = math.exp(half_width) if bounded else math.nan
         rows.append(
             row
-            | {work: own[work] for work in ("flops", "bytes", "items", "item")}
+            | {name: own[name] for name in ("flops", "bytes", "items", "item", "variant")}
             | {
                 "low": row["throughput"] / factor if bounded else None,
                 "high": row["throughput"] * factor if bounded else None,
                 "throughput_unit": _unit(own),
                 "card_id": own["card_id"],
-                "trial_rows": tried[row["case_id"], row["cache"]],
             }
         )
     return sorted(rows, key=lambda row: (row["workload"], natural(row["case_id"])))
@@ -199,23 +210,43 @@ def _unit(row: dict[str, Any]) -> str:
 
 
 def _with_variants(frame: pd.DataFrame) -> pd.DataFrame:
-    """Cases that changed between two files get names of their own, so that they aren't pooled."""
-    ok = frame[frame["status"] == "ok"]
-    variants: dict[str, set[tuple[object, ...]]] = {}
-    for case, *variant in zip(ok["case_id"], *(ok[column] for column in VARIANT), strict=True):
-        variants.setdefault(case, set()).add(tuple(variant))
-    several = {case for case, found in variants.items() if len(found) > 1}
-    if not several:
-        return frame
-    names = [
-        f"{case} (version {version}, source {_known(source)[:6]}, {_known(timer)})"
-        if case in several
-        else case
-        for case, version, source, timer in zip(
-            frame["case_id"], *(frame[column] for column in VARIANT), strict=True
+    """What isn't the same thing gets a name of its own, so that it is neither pooled nor paired.
+
+    A workload that changed between two files is another case; two timers are another case where
+    one card was measured with both.
+    """
+    rows = records(frame[[*CARD, *VARIANT, "case_id", "status"]])
+    sources: dict[object, set[object]] = {}
+    timers: dict[object, set[object]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            sources.setdefault(row["case_id"], set()).add(_source(row))
+            timers.setdefault((_identity(row), row["case_id"]), set()).add(row["timer"])
+    variants = [
+        ", ".join(
+            [
+                *([_source(row)] if len(sources.get(row["case_id"], ())) > 1 else []),
+                *(
+                    [f"timer {_known(row['timer'])}"]
+                    if len(timers.get((_identity(row), row["case_id"]), ())) > 1
+                    else []
+                ),
+            ]
         )
+        for row in rows
     ]
-    return frame.assign(case_id=pd.Series(names, dtype=object, index=frame.index))
+    names = [
+        f"{row['case_id']} ({variant})" if variant else row["case_id"]
+        for row, variant in zip(rows, variants, strict=True)
+    ]
+    return frame.assign(
+        case_id=pd.Series(names, dtype=object, index=frame.index),
+        variant=pd.Series(variants, dtype=object, index=frame.index),
+    )
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    return f"version {_known(row['workload_version'])}, source {_known(row['workload_hash'])[:6]}"
 
 
 def _identity(row: Any) -> tuple[str, ...]:
@@ -235,8 +266,8 @@ def _order(row: Any) -> tuple[object, ...]:
     simulated = _known(row["provenance"]) != "measured"
     places = {card_id: place for place, card_id in enumerate(catalogue())}
     place = places.get(row["card_id"] or "", len(places))
-    software = (_known(row[column]) for column in SOFTWARE)
-    return (simulated, place, *_identity(row), *software)
+    conditions = (_known(row[column]) for column in CONDITIONS)
+    return (simulated, place, *_identity(row), *conditions)
 
 
 def _known(value: object) -> str:
@@ -266,8 +297,7 @@ def case_labels(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str | None
     labels = {}
     for (case_id, cache), row in cases.items():
         label = case_label(row, shared[row["workload"]])
-        # A variant of a case carries its difference behind its id.
-        label += case_id[end:] if (end := case_id.find(" (version ")) > 0 else ""
+        label += f" ({row['variant']})" if row.get("variant") else ""
         labels[case_id, cache] = f"{label} ({cache})" if len(states[case_id]) > 1 else label
     taken = pd.Series(list(labels.values()), dtype=object).value_counts()
     return {

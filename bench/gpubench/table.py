@@ -124,6 +124,8 @@ def _share_of_peak(row: Mapping[Hashable, Any]) -> float:
     if card is None:
         return math.nan
     peak = card.peak_flops(row["precision"] or "fp32")
+    if (row["notes"] or {}).get("arithmetic") == "3xTF32":  # FP32 data on tensor cores
+        peak = (card.peak_flops("tf32") or 0.0) / 3
     compute = row["flops_per_s"] / peak if peak else math.nan
     return float(np.fmax(compute, row["bytes_per_s"] / card.bandwidth))
 

@@ -82,6 +82,8 @@ class Prepared:
             AssertionError (as ``torch.testing.assert_close`` does) or WrongResult.
         work: the work of one step, where it is only known after preparing.
         notes: facts worth keeping beside the numbers, such as which attention kernel ran.
+        waits: the step itself waits for the device (a GradScaler reads back), so the host's time
+            says nothing about launching.
         outcome: called after the last sample; what the training reached, such as ``loss``.
     """
 
@@ -89,6 +91,7 @@ class Prepared:
     check: Callable[[], None] | None = None
     work: Work | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    waits: bool = False
     outcome: Callable[[], Mapping[str, float]] | None = None
 
 

@@ -3,6 +3,7 @@
 What a double can't show is in the contract tests, which run on a real card where there is one.
 """
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ class FakeTorch(SimpleNamespace):
             def elapsed_time(self, end):
                 return end.at - self.at
 
-        buffer = SimpleNamespace(fill_=lambda value: stream.append("flush"))
+        buffer = SimpleNamespace(fill_=lambda value: stream.append("flush"), nbytes=345)
         super().__init__(
             __version__="2.99.0",
             version=SimpleNamespace(cuda="13.0"),
@@ -45,7 +46,7 @@ class FakeTorch(SimpleNamespace):
                         allow_bf16_reduced_precision_reduction=True,
                     )
                 ),
-                cudnn=SimpleNamespace(conv=SimpleNamespace(fp32_precision="tf32")),
+                cudnn=SimpleNamespace(benchmark=True, conv=SimpleNamespace(fp32_precision="tf32")),
             ),
             cuda=SimpleNamespace(
                 Event=Event,
@@ -53,8 +54,9 @@ class FakeTorch(SimpleNamespace):
                 is_available=lambda: True,
                 device_count=lambda: 1,
                 set_device=lambda index: None,
-                synchronize=lambda: stream.append("synchronize"),
-                empty_cache=lambda: None,
+                device=lambda index: nullcontext(stream.append(f"device {index}")),
+                synchronize=lambda index: stream.append("synchronize"),
+                empty_cache=lambda: stream.append("empty"),
                 get_arch_list=lambda: list(arch_list),
                 get_device_capability=lambda index=0: capability,
                 get_device_name=lambda index: "NVIDIA GeForce RTX 3090",
@@ -65,8 +67,8 @@ class FakeTorch(SimpleNamespace):
                     minor=capability[1],
                     L2_cache_size=6 * 2**20,
                 ),
-                reset_peak_memory_stats=lambda: stream.append("reset"),
-                max_memory_allocated=lambda: 12345,
+                reset_peak_memory_stats=lambda index: stream.append("reset"),
+                max_memory_allocated=lambda index: 12345,
             ),
         )
         vars(self).update(different)
@@ -106,7 +108,7 @@ def test_tf32_is_on_for_tf32_only_and_sums_stay_in_fp32(device, api):
     if api == "old":
         del backends.cuda.matmul.fp32_precision
         backends.cuda.matmul.allow_tf32 = False
-        backends.cudnn = SimpleNamespace(allow_tf32=True)
+        backends.cudnn = SimpleNamespace(allow_tf32=True, benchmark=True)
 
     def state():
         matmul = backends.cuda.matmul
@@ -122,7 +124,9 @@ def test_tf32_is_on_for_tf32_only_and_sums_stay_in_fp32(device, api):
             assert state() == ((False, False) if api == "old" else ("ieee", "ieee"))
             assert not backends.cuda.matmul.allow_fp16_reduced_precision_reduction
             assert not backends.cuda.matmul.allow_bf16_reduced_precision_reduction
+            assert not backends.cudnn.benchmark
     assert state() == before
+    assert backends.cudnn.benchmark
     assert backends.cuda.matmul.allow_fp16_reduced_precision_reduction
 
 
@@ -130,6 +134,21 @@ def test_memory_is_counted_from_the_reset_on(device):
     device.reset_peak_memory()
     assert device.torch.stream == ["reset"]
     assert device.peak_memory_bytes() == 12345
+
+
+def test_the_buffer_that_clears_the_cache_is_not_the_workloads_memory(device):
+    device.flush()
+    assert device.peak_memory_bytes() == 12345 - 345
+
+
+def test_a_case_runs_with_its_own_card_current_and_without_the_last_ones_memory(device):
+    with device.mode("fp32"):
+        assert device.torch.stream == ["empty", "device 0"]
+
+
+def test_the_timers_own_cost_is_read_behind_work_on_the_stream(device):
+    device.timer_cost_s()
+    assert device.torch.stream[:3] == ["flush", "record", "record"]
 
 
 def test_errors_of_torch_and_cupy_count_as_out_of_memory(device):

@@ -1,6 +1,7 @@
 """The measuring loop, on a clock whose every noise is known."""
 
 import gc
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,47 @@ def test_a_host_that_enqueues_as_slowly_as_the_device_runs_is_flagged():
 
     device.sample = with_host
     assert "launch_bound" in measure(device, CASE).flags
+
+
+def test_a_full_queue_is_not_taken_for_a_slow_host(monkeypatch):
+    """A host that waits for the device in most samples launches faster than that in some."""
+    device = on_card(noise=0.0)
+    plain = device.sample
+
+    def with_host(*args, **kwargs):
+        samples = plain(*args, **kwargs)
+        samples.host_s = [0.1 * samples.device_s[0], *samples.device_s[1:]]
+        return samples
+
+    device.sample = with_host
+    assert "launch_bound" not in measure(device, CASE).flags
+
+
+def test_a_step_that_waits_for_the_device_has_no_host_time(monkeypatch):
+    device = on_card(noise=0.0)
+    plain, prepare = device.sample, device.prepare
+
+    def with_host(*args, **kwargs):
+        samples = plain(*args, **kwargs)
+        samples.host_s = list(samples.device_s)
+        return samples
+
+    device.sample = with_host
+    device.prepare = lambda *arguments: replace(prepare(*arguments), waits=True)
+    measured = measure(device, CASE)
+    assert "launch_bound" not in measured.flags
+    assert measured.samples.host_s == []
+
+
+def test_clocks_that_rise_during_many_short_steps_are_waited_for(monkeypatch):
+    """All steps of the first 250 ms agree with each other, and none with what follows."""
+    device = on_card(noise=0.0, throttle_after=0.25, throttle=0.2)
+    monkeypatch.setattr(type(device), "settle_s", 0.3)
+    true = 0.2 * true_step_s(device)
+    assert median(measure(device, CASE).samples.device_s) == pytest.approx(true, rel=0.02)
+    monkeypatch.setattr(type(device), "settle_s", 0.0)
+    hasty = on_card(noise=0.0, throttle_after=0.25, throttle=0.2)
+    assert median(measure(hasty, CASE).samples.device_s) > 2 * true
 
 
 def test_a_wrong_result_is_never_timed():

@@ -69,8 +69,9 @@ def describe(nvml: Any, handle: Any, name: str) -> DeviceInfo:
     capability = read(nvml.nvmlDeviceGetCudaComputeCapability, handle)
     limit = read(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
     ecc = read(nvml.nvmlDeviceGetEccMode, handle)
-    generation = read(nvml.nvmlDeviceGetCurrPcieLinkGeneration, handle)
-    width = read(nvml.nvmlDeviceGetCurrPcieLinkWidth, handle)
+    # An idle link reports generation 1, so the most that card and slot can do is kept.
+    generation = read(nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
+    width = read(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
     return replace(
         identify(name, card_name, int(memory.total) if memory else None, capability),
         uuid=read(nvml.nvmlDeviceGetUUID, handle),

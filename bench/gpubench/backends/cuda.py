@@ -109,9 +109,12 @@ class CudaDevice(Device):
     """One card; everything runs on torch's current stream."""
 
     timer = "cuda_event"
+    # Clocks ramp within tens of milliseconds, power limits bite within some hundred.
+    settle_s = 0.3
 
     def __init__(self, torch: Any, index: int) -> None:
         self.torch = torch
+        self.index = index
         self.torch_device = f"cuda:{index}"
         torch.cuda.set_device(index)
         self.info = self._describe(index)
@@ -124,7 +127,7 @@ class CudaDevice(Device):
     @property
     def capability(self) -> tuple[int, int]:
         """Compute capability, as torch reports it."""
-        major, minor = self.torch.cuda.get_device_capability()
+        major, minor = self.torch.cuda.get_device_capability(self.index)
         return major, minor
 
     def unsupported(self, precision: str) -> str | None:
@@ -149,16 +152,21 @@ class CudaDevice(Device):
         settings += [
             (matmul, "allow_fp16_reduced_precision_reduction", False),
             (matmul, "allow_bf16_reduced_precision_reduction", False),
+            # Autotuning may choose another algorithm in each process.
+            (backends.cudnn, "benchmark", False),
         ]
+        if hasattr(matmul, "allow_fp16_accumulation"):
+            settings.append((matmul, "allow_fp16_accumulation", False))
+        self.torch.cuda.empty_cache()  # the last case's tensors are gone by now
         before = [getattr(owner, name) for owner, name, _ in settings]
         try:
             for owner, name, value in settings:
                 setattr(owner, name, value)
-            yield
+            with self.torch.cuda.device(self.index):  # events and CuPy follow the current one
+                yield
         finally:
             for (owner, name, _), value in zip(settings, before, strict=True):
                 setattr(owner, name, value)
-            self.torch.cuda.empty_cache()
 
     @cached_property
     def _eviction_buffer(self) -> Any:
@@ -171,7 +179,7 @@ class CudaDevice(Device):
 
     def synchronize(self) -> None:
         """Wait for the card."""
-        self.torch.cuda.synchronize()
+        self.torch.cuda.synchronize(self.index)
 
     def sample(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
         """Queue all samples between pairs of events, then wait once."""
@@ -191,6 +199,10 @@ class CudaDevice(Device):
         # elapsed_time is in milliseconds
         return Samples([start.elapsed_time(end) / 1e3 / inner for start, end in pairs], host_s)
 
+    def timer_cost_s(self) -> float:
+        """Two events behind a flush: on an idle stream their distance is the host's doing."""
+        return min(self.sample(lambda: None, inner=1, count=25, cold=True).device_s)
+
     def expected_s(self, work: "Work", precision: str | None) -> float | None:
         """The catalogue's nominal time, or that of a slow card."""
         if self.card:
@@ -199,11 +211,13 @@ class CudaDevice(Device):
 
     def reset_peak_memory(self) -> None:
         """Start a new peak of torch's allocator."""
-        self.torch.cuda.reset_peak_memory_stats()
+        self.torch.cuda.reset_peak_memory_stats(self.index)
 
     def peak_memory_bytes(self) -> int | None:
-        """Most memory that torch had allocated; CuPy's own pool is not in it."""
-        return int(self.torch.cuda.max_memory_allocated())
+        """Most memory that torch had allocated, less our own buffer; CuPy's pool is not in it."""
+        ours = vars(self).get("_eviction_buffer")
+        peak = int(self.torch.cuda.max_memory_allocated(self.index))
+        return peak - (0 if ours is None else int(ours.nbytes))
 
     def out_of_memory(self, error: BaseException) -> bool:
         """Torch's own type, and CuPy's by its name."""

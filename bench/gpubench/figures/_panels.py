@@ -51,7 +51,7 @@ def stack(titles: Sequence[str], heights: Sequence[int]) -> Any:
         rows=len(heights),
         cols=1,
         row_heights=list(heights),
-        vertical_spacing=GAP / inside,
+        vertical_spacing=_gap(inside, len(heights)),
         subplot_titles=list(titles),
     )
     return _finish(figure, inside)
@@ -64,7 +64,7 @@ def grid(titles: Sequence[str], columns: int, height: int, **options: Any) -> An
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        vertical_spacing=GAP / inside,
+        vertical_spacing=_gap(inside, rows),
         subplot_titles=list(titles),
         **options,
     )
@@ -78,6 +78,11 @@ def grid(titles: Sequence[str], columns: int, height: int, **options: Any) -> An
 def cell(position: int, columns: int) -> tuple[int, int]:
     """Row and column of a panel, from 1."""
     return position // columns + 1, position % columns + 1
+
+
+def _gap(inside: int, rows: int) -> float:
+    """The gap between panels as plotly takes it, a share of the height inside the margins."""
+    return GAP / inside if rows > 1 else 0.0
 
 
 def _finish(figure: Any, inside: int) -> Any:

@@ -102,8 +102,8 @@ def _base(row: dict[str, Any]) -> Base:
     """What is the same for all precisions of a case."""
     named = parameters(row)
     inside = ",".join(f"{name}={text}" for name, text in named.items() if name != "precision")
-    variant = row["case_id"].partition(" (version ")[2]
-    return f"{row['workload']}:{inside}{variant and f' (version {variant}'}", row["cache"]
+    variant = f" ({row['variant']})" if row["variant"] else ""
+    return f"{row['workload']}:{inside}{variant}", row["cache"]
 
 
 def _chosen(
@@ -121,6 +121,7 @@ def _chosen(
             "case_id": base[0],
             "cache": base[1],
             "workload": row["workload"],
+            "variant": row["variant"],
             "params": {key: text for key, text in parameters(row).items() if key != "precision"},
         }
         for base, row in rows.items()

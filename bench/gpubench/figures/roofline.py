@@ -130,7 +130,7 @@ def _roof(x: list[float], y: list[float], text: str, label: str | None) -> Any:
 def _points(one: Series, precision: str, rows: list[dict[str, Any]], card: Card | None) -> Any:
     return go.Scatter(
         mode="markers",
-        legendgroup=precision,
+        legendgroup=safe(precision),
         showlegend=False,
         x=_panels.numbers(map(_intensity, rows)),
         y=_panels.numbers(map(_rate, rows)),
@@ -179,7 +179,7 @@ def _explain_symbols(drawing: Any, precisions: set[str]) -> None:
                 y=[None],
                 mode="markers",
                 name=safe(precision),
-                legendgroup=precision,
+                legendgroup=safe(precision),
                 showlegend=True,
                 hoverinfo="skip",
                 marker={

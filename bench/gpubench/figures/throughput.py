@@ -54,7 +54,7 @@ def figure(frame: Any) -> Any | None:
                 drawing.add_trace(_bars(one, drawn, divisor, thickness), panel, 1)
             drawing.add_trace(_texts(one, points, divisor, end), panel, 1)
         reach = ROOM_FOR_TEXT * end / divisor
-        drawing.update_xaxes(title=prefixed, range=[0, reach], row=panel, col=1)
+        drawing.update_xaxes(title=safe(prefixed), range=[0, reach], row=panel, col=1)
         drawing.update_yaxes(
             tickvals=list(range(len(chosen))),
             ticktext=[safe(shorten(labels[key])) for key in chosen],

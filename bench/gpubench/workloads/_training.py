@@ -74,7 +74,13 @@ class Training:
         """What the workload returns."""
         way = "foreach" if self.device_type == "cuda" else "one parameter at a time"
         notes["optimizer"] = f"{type(self.optimizer).__name__}, {way}"
-        return Prepared(step=self.step, check=self.check, notes=notes, outcome=self.outcome)
+        return Prepared(
+            step=self.step,
+            check=self.check,
+            notes=notes,
+            waits=self.scaler.is_enabled(),
+            outcome=self.outcome,
+        )
 
     def autocast(self) -> "torch.autocast":
         """Low precision where the axis asks for it; float32 and TF32 are the device's mode."""

@@ -65,7 +65,8 @@ def work(
     head_dim=[64, 128],
     causal=[False, True],
     direction=DIRECTIONS,
-    precision=["fp32", "tf32", "fp16", "bf16"],
+    # No tf32: the kernels that take FP32 data ignore the mode.
+    precision=["fp32", "fp16", "bf16"],
 )
 def attention(
     device: "Device",
@@ -112,6 +113,8 @@ def attention(
         # Not sooner: the first step, which pays for loading kernels, is timed by the caller.
         if kernel := _kernel_of(forward):
             notes["sdpa_kernel"] = kernel
+            if kernel == "efficient_attention" and precision == "fp32":
+                notes["arithmetic"] = _efficient_arithmetic(device)
         results = step() if backward else (step(),)
         for index in {(0, 0), (batch - 1, heads - 1)}:
             head = [tensor[index].detach().double() for tensor in (*inputs, upstream)]
@@ -121,6 +124,16 @@ def attention(
                 _compare(name, whole[index].detach().double(), right, precision)
 
     return Prepared(step=step, check=check, notes=notes)
+
+
+def _efficient_arithmetic(device: "Device") -> str:
+    """What the efficient kernel computes FP32 products with.
+
+    On tensor cores that know TF32 it adds up three TF32 products each (CUTLASS's
+    OpMultiplyAddFastF32, in torch's mem_eff_attention/gemm_kernel_utils.h), whatever the mode.
+    """
+    major = int((device.info.compute_capability or "0").partition(".")[0])
+    return "3xTF32" if major >= 8 else "FP32"
 
 
 def _kernel_of(call: Callable[[], object]) -> str | None:
