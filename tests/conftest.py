@@ -3,8 +3,13 @@
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import settings
 
 from gpubench.record import Record
+
+# An example may take as long as a busy machine makes it take.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

@@ -272,7 +272,13 @@ def show(arguments: argparse.Namespace) -> int:
     from gpubench import render, table
 
     found = table.with_text(table.as_rows(table.summary(table.load(arguments.results))))
-    print(render.rows(found, table.COLUMNS, arguments.format, "results"), end="")
+    software = [
+        render.Column(name, name)
+        for name in ("torch", "driver")
+        if len({str(row[name]) for row in found}) > 1
+    ]
+    columns = (*table.COLUMNS, *software)
+    print(render.rows(found, columns, arguments.format, "results"), end="")
     for row in found:
         if row["reason"]:
             print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)

@@ -191,8 +191,7 @@ def _flags(
         "unsettled": not settled,
         "short": middle * inner < TIMER_MULTIPLE * timer_s,
         # The least: where the stream is full, the host's time includes waiting for the device.
-        "launch_bound": bool(samples.host_s)
-        and min(samples.host_s) >= LAUNCH_BOUND_SHARE * middle,
+        "launch_bound": bool(samples.host_s) and min(samples.host_s) >= LAUNCH_BOUND_SHARE * middle,
     }
     return tuple(name for name, holds in found.items() if holds)
 

@@ -248,11 +248,11 @@ def _glyph(trace: Any) -> str:
 
 
 def figure_body(figure: Figure) -> str:
-    """A figure's place in the page, with what to read without JavaScript."""
+    """A figure's place in the page; empty where there was nothing to show."""
+    if figure.data is None:
+        return ""
     caption = f'<figcaption class="caption">{escape(figure.caption)}</figcaption>'
     note = f'<p class="note">{escape(figure.note)}</p>' if figure.note else ""
-    if figure.data is None:
-        return f"<p>Nothing to draw: no result here has what this figure shows.</p>\n{caption}"
     size = f"height: {figure.height}px; min-width: {figure.minimum_width}px"
     return (
         f"<figure>{caption}\n{note}{figure.legend}\n"

@@ -50,7 +50,9 @@ class Record:
 
     # measured
     samples_s: list[float] | None = _column("every sample in order, seconds per step")
-    host_samples_s: list[float] | None = _column("seconds the host took to enqueue a step, with waiting for a full queue")
+    host_samples_s: list[float] | None = _column(
+        "seconds the host took to enqueue a step, with waiting for a full queue"
+    )
     timer: str | None = _column("cuda_event, cuda_graph, host or virtual")
     cache: str | None = _column("cold (last-level cache cleared before each sample) or hot")
     inner: int | None = _column("steps per sample")

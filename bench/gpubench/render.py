@@ -49,13 +49,14 @@ def _scale(value: float, prefixes: Sequence[tuple[float, str]]) -> tuple[float, 
 
 
 def quantity(unit: str) -> Callable[[float], str]:
-    """1.23e12 with unit ``FLOP/s`` → ``1.23 TFLOP/s``."""
+    """1.23e12 with unit ``FLOP/s`` → ``1.23 TFLOP/s``; things, as ``images/s``, stand apart."""
+    apart = " " if unit[:1].islower() else ""
 
     def show(value: float) -> str:
         if not math.isfinite(value):
             return f"{value:g} {unit}"
         scale, prefix = _scale(value, _PREFIXES)
-        return f"{number(value / scale)} {prefix}{unit}"
+        return f"{number(value / scale)} {prefix}{apart if prefix else ''}{unit}"
 
     return show
 

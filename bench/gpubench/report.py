@@ -105,7 +105,7 @@ def render_report(frame: pd.DataFrame) -> str:
     series = series_of(frame)
     figures = page.draw_figures(frame)
     sections = [
-        Section("summary", "In short", _summary(series)),
+        Section("summary", "In short", _summary(series) + _not_drawn(figures)),
         *(
             Section(f"figure-{figure.name}", figure.title, page.figure_body(figure))
             for figure in figures
@@ -198,6 +198,15 @@ def _summary(series: Sequence[Series]) -> str:
     if not series:
         return "<p>The files hold no rows: the run ended before its first case.</p>"
     return f'<div class="tiles">\n{"".join(map(_tile, series))}</div>'
+
+
+def _not_drawn(figures: Sequence[page.Figure]) -> str:
+    """Which figures are left out, so that nobody looks for them."""
+    titles = [figure.title for figure in figures if figure.data is None]
+    if not titles:
+        return ""
+    text = f"Not drawn, since no result here has what they show: {', '.join(titles)}."
+    return f'\n<p class="note">{escape(text)}</p>'
 
 
 def _tile(one: Series) -> str:

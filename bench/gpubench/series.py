@@ -196,6 +196,7 @@ def _rows(part: pd.DataFrame) -> list[dict[str, Any]]:
                 "low": row["throughput"] / factor if bounded else None,
                 "high": row["throughput"] * factor if bounded else None,
                 "throughput_unit": _unit(own),
+                "flags": [str(flag) for flag in row["flags"] if flag],
                 "card_id": own["card_id"],
             }
         )

@@ -84,7 +84,7 @@ class Writer:
         self._replace()
 
     def _replace(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        temporary = self.path.with_name(f".{self.path.name}.partial")
         try:
             with temporary.open("wb") as stream:
                 # With checksums a flipped bit is a damaged file, never a different number.
@@ -92,6 +92,7 @@ class Writer:
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(self.path)
+            _sync_folder(self.path.parent)
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -99,6 +100,16 @@ class Writer:
                 f"{self.path} can't be written: {error.strerror or error}",
                 "free some space or choose another folder with -o; earlier rows are kept",
             ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming outlast a power failure, where folders can be opened for that."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _table(records: Iterable[Record]) -> pa.Table:

@@ -17,9 +17,11 @@ from gpubench.cards import catalogue
 from gpubench.record import FAILURES
 from gpubench.render import Column
 
+#: what trials of one case have to share beside the case
+SAME = ["workload_version", "workload_hash", "provenance", "torch", "driver"]
 INDEX = ["architecture", "card", "workload", "case_id"]
 SUMMARY = (
-    *("cache", "precision", "params", "provenance", "trials", "status", "reason", "median_s"),
+    *("cache", "precision", "params", *SAME, "trials", "status", "reason", "median_s"),
     *("half_width", "spread", "throughput", "throughput_unit", "share_of_peak", "flags"),
 )
 #: a rate above the peak by more than this can't be: clocks boost above the reference by less
@@ -112,7 +114,7 @@ def throughput(row: Mapping[Hashable, Any]) -> tuple[float, str]:
 
     Below a few operations per byte every device waits for memory, and FLOP/s say nothing.
     """
-    if row["items_per_s"] > 0:
+    if row["items"] > 0:
         return row["items_per_s"], f"{row['item'] or 'item'}s/s"
     if row["flops"] > MEMORY_BOUND_INTENSITY * (row["bytes"] if row["bytes"] > 0 else 0.0):
         return row["flops_per_s"], "FLOP/s"
@@ -135,11 +137,11 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``median_s`` is the median of the trials' medians. ``half_width`` is relative and of the 95 %
     interval: between trials where there are two or more (Student's t on the logarithms), within
-    the one process otherwise; ``spread`` says which. A failed case keeps its row.
+    the one process otherwise; ``spread`` says which. A failed case keeps its row. Trials are of one
+    row only where card, code and software are the same.
     """
-    rows = [
-        _summarise(group) for _, group in frame.groupby([*INDEX, "cache"], sort=False, dropna=False)
-    ]
+    groups = frame.groupby([*INDEX, "cache", *SAME], sort=False, dropna=False)
+    rows = [_summarise(group) for _, group in groups]
     columns = None if rows else [*INDEX, *SUMMARY]
     return pd.DataFrame(rows, columns=columns).set_index(INDEX).sort_index(kind="stable")
 
@@ -147,9 +149,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def _summarise(group: pd.DataFrame) -> dict[str, Any]:
     ok = group[group["status"] == "ok"]
     last = (ok if len(ok) else group).iloc[-1]
-    row = {
-        column: last[column] for column in [*INDEX, "cache", "precision", "params", "provenance"]
-    }
+    row = {column: last[column] for column in [*INDEX, "cache", "precision", "params", *SAME]}
     row["trials"] = len(ok)
     row["status"] = _status(group)
     row["reason"] = next((text for text in group["reason"] if isinstance(text, str)), None)

@@ -2,6 +2,7 @@
 
 import os
 from types import TracebackType
+from typing import Self
 
 import psutil
 
@@ -19,7 +20,8 @@ class HostLoad:
 
     foreign: float | None = None
 
-    def __enter__(self) -> "HostLoad":
+    def __enter__(self) -> Self:
+        """Read the clocks."""
         self._before = _reading()
         return self
 
@@ -29,6 +31,7 @@ class HostLoad:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Read them again."""
         total, idle, own = (
             after - before for after, before in zip(_reading(), self._before, strict=True)
         )

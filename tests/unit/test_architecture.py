@@ -33,7 +33,9 @@ MAY_IMPORT = {
     "run": {"suite", "device", "workload", "measure", "worker", "record", "store", "errors"},
     "table": {"record", "cards", "render", "stats", "store"},
     "compare": {"table", "render", "stats", "errors"},
-    "report": {"table", "compare", "cards", "plugins", "render", "record", "errors", "stats"},
+    "series": {"table", "cards", "render"},
+    "page": {"plugins", "render", "errors", "__init__"},
+    "report": {"series", "page", "table", "compare", "record", "render", "errors"},
     "listing": {"plugins", "cards", "render", "workload", "suite"},
     "console": {"run", "record", "render", "stats", "table"},
     "cli": {
@@ -43,7 +45,18 @@ MAY_IMPORT = {
 }
 # Only for annotations: the two halves of the abstraction name each other.
 FOR_TYPES_ONLY = {("workload", "device"), ("device", "workload")}
-READING_HALF = {"table", "compare", "report", "store", "record", "cards", "stats", "render"}
+READING_HALF = {
+    "table",
+    "compare",
+    "series",
+    "page",
+    "report",
+    "store",
+    "record",
+    "cards",
+    "stats",
+    "render",
+}
 MEASURING_HALF = {
     "run",
     "worker",

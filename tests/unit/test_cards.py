@@ -5,7 +5,7 @@ import itertools
 from collections import defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench.cards import (
@@ -17,10 +17,6 @@ from gpubench.cards import (
     unsupported_precision,
 )
 from gpubench.errors import UsageError
-
-# On a machine that others use too, a slow example is no failure.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 with CATALOGUE.open(encoding="utf-8", newline="") as lines:
     ROWS = list(csv.DictReader(lines))

@@ -15,10 +15,6 @@ from gpubench import stats, store, table
 from gpubench.compare import compare, conclusions, judge, next_step, show_speedup
 from gpubench.errors import UsageError
 
-# On a machine that others use too, a slow example is no failure.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
-
 VERDICTS = {"faster", "slower", "same", "inconclusive", "incomparable"}
 OPPOSITE = {"faster": "slower", "slower": "faster"}
 FAILED = {"status": "oom", "reason": "out of memory", "samples_s": None}
@@ -97,6 +93,15 @@ def test_a_difference_below_the_floor_is_held_back_however_sure_it_is():
     assert judge(baseline, contender).verdict == "same"
     assert judge(baseline, contender, min_effect=0.004).verdict == "slower"
     assert judge(contender, baseline, min_effect=0.004).verdict == "faster"
+
+
+def test_the_floor_is_as_high_on_the_way_down_as_on_the_way_up():
+    """It is of ratios: 30 % slower is a factor of 1.3, and 30 % faster one of 1 / 1.3."""
+    for factor in (1.33, 1.39):
+        assert judge(STEADY, scaled(STEADY, factor), 0.3).verdict == "slower"
+        assert judge(STEADY, scaled(STEADY, 1 / factor), 0.3).verdict == "faster"
+    for factor in (1.25, 1 / 1.25):
+        assert judge(STEADY, scaled(STEADY, factor), 0.3).verdict == "same"
 
 
 def test_an_interval_that_reaches_across_the_floor_settles_nothing():
@@ -273,6 +278,13 @@ def test_a_side_that_is_a_mixture_is_incomparable(side, verdicts):
     assert (row["verdict"], row["detail"]) == ("incomparable", "timer host against cuda_event/host")
 
 
+def test_two_mixtures_of_the_same_things_are_incomparable(side, verdicts):
+    mixture = [{"timer": "host", "samples_s": [1.0] * 6}, {"timer": "cuda_event"}]
+    side("a", mixture)
+    side("b", mixture)
+    assert [row["verdict"] for row in verdicts()] == ["incomparable"]
+
+
 def test_cache_states_are_never_compared_with_each_other(side, verdicts):
     side("a", STEADY, cache="cold")
     side("b", scaled(STEADY, 0.5), cache="hot")
@@ -408,6 +420,19 @@ def test_the_oldest_side_is_the_baseline(side, verdicts):
     side("x", STEADY)
     assert {row["baseline"] for row in verdicts()} == {"z"}
     assert [row["side"] for row in verdicts()] == ["x", "y"]
+
+
+def test_a_side_is_as_old_as_its_first_row(side, verdicts):
+    """A run that was resumed yesterday is still the one that was begun last year."""
+    side("resumed", [*STEADY, {"started_at": FIRST + timedelta(days=300), "trial": 9}])
+    side("other", STEADY)
+    assert {row["baseline"] for row in verdicts()} == {"resumed"}
+
+
+def test_a_case_of_unknown_cache_state_is_not_left_out(side, verdicts):
+    side("a", STEADY, cache=None)
+    side("b", STEADY, cache=None)
+    assert [row["verdict"] for row in verdicts()] == ["same"]
 
 
 @pytest.mark.parametrize(

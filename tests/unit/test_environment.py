@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench import environment
 from gpubench.device import Device, DeviceInfo
 from gpubench.environment import describe, without_identity
 from gpubench.record import Record
-
-# On a machine that others use too, a slow example is no failure.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 HOST, USER, HOME = "gauss-ws17", "carlfriedrich", "/data/people/cfg1777"
 UUID = "GPU-5d6ba0a2-1f4e-4f5b-9a35-0123456789ab"

@@ -69,10 +69,11 @@ def test_underscores_and_dots_hide_a_file_and_other_suffixes_are_none(folder):
 
 
 @pytest.mark.parametrize("path", ["", os.pathsep, os.pathsep.join(["", "nowhere", ""])])
-def test_empty_entries_and_folders_that_are_not_there_are_passed_over(path, monkeypatch):
+def test_empty_entries_and_folders_that_are_not_there_are_passed_over(path, monkeypatch, tmp_path):
     """An empty entry must not stand for the working folder."""
-    monkeypatch.delenv("GPUBENCH_PATH", raising=False)
     shipped = {kind: plugins.folders(kind) for kind in plugins.KINDS}
+    (tmp_path / "suites").mkdir()
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPUBENCH_PATH", path)
     assert {kind: plugins.folders(kind) for kind in plugins.KINDS} == shipped
 

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -102,33 +103,36 @@ def load(tmp_path, make_record):
     return load
 
 
-PAGES = {}
+def usual_rows():
+    """A bit of everything: two cards, precisions, sizes, a failure, a case not supported."""
+    for card in CARDS.values():
+        for size, precision, trial in itertools.product((512, 1024), ("fp32", "fp16"), (1, 2)):
+            seconds = 1e-12 * size**3 / (1 + (precision == "fp16"))
+            yield card | gemm(size, precision, seconds, trial=trial)
+        yield card | gemm("4096x3072x768", flags=["unsettled"])
+        yield card | mnist()
+    yield CARDS["4090"] | memory()
+    yield CARDS["1080"] | memory() | OUT_OF_MEMORY
+    yield CARDS["4090"] | gemm(1024, "bf16")
+    yield CARDS["1080"] | gemm(1024, "bf16") | LACKING
 
 
-@pytest.fixture
-def usual_page(usual):
-    """Its page, made once: it is the same for every test."""
-    if "usual" not in PAGES:
-        PAGES["usual"] = render_report(usual)
-    return PAGES["usual"]
+# What many tests look at and none changes, made once.
+MADE = {}
 
 
 @pytest.fixture
 def usual(load):
-    """A bit of everything: two cards, precisions, sizes, a failure, a case not supported."""
-    rows = [
-        card | gemm(size, precision, 1e-14 * size**3 / (1 + (precision == "fp16")), trial=trial)
-        for card in CARDS.values()
-        for size in (512, 1024, "4096x3072x768")
-        for precision in ("fp32", "fp16")
-        for trial in (1, 2)
-        if not isinstance(size, str)
-    ]
-    rows += [card | gemm("4096x3072x768") | {"flags": ["unsettled"]} for card in CARDS.values()]
-    rows += [card | mnist() for card in CARDS.values()]
-    rows += [CARDS["4090"] | memory(), CARDS["1080"] | memory() | OUT_OF_MEMORY]
-    rows += [CARDS["1080"] | gemm(1024, "bf16") | LACKING, CARDS["4090"] | gemm(1024, "bf16")]
-    return load(*rows)
+    if "usual" not in MADE:
+        MADE["usual"] = load(*usual_rows())
+    return MADE["usual"]
+
+
+@pytest.fixture
+def usual_page(usual):
+    if "usual page" not in MADE:
+        MADE["usual page"] = render_report(usual)
+    return MADE["usual page"]
 
 
 class Page(HTMLParser):
@@ -246,8 +250,8 @@ def test_no_button_sends_a_figure_to_plotlys_makers(usual_page):
     assert 'plotlyServerURL: ""' in own
 
 
-def test_the_same_input_gives_the_same_bytes(usual, tmp_path, monkeypatch):
-    first = write_report(usual, str(tmp_path / "a" / "index.html")).read_bytes()
+def test_the_same_input_gives_the_same_bytes(load, tmp_path, monkeypatch):
+    first = write_report(load(*usual_rows()), str(tmp_path / "a" / "index.html")).read_bytes()
     monkeypatch.setattr(page, "_library", page._library.__wrapped__)
     again = table.load([str(tmp_path / "results.parquet")])
     assert write_report(again, str(tmp_path / "b.html")).read_bytes() == first
@@ -304,6 +308,13 @@ def test_every_frame_gives_a_page(kind, load):
     text = render_report(load(*FRAMES[kind]))
     assert "<h1>" in text
     assert ('id="plotly-js"' in text) is (kind not in NOTHING_TO_SHOW)
+
+
+def test_a_figure_that_has_nothing_to_show_is_named(load):
+    text = render_report(load(gemm()))
+    assert "Not drawn" in section(text, "summary")
+    assert "Speedup over fp32" in section(text, "summary")
+    assert 'id="figure-precision"' not in text
 
 
 def test_one_row_is_enough_for_a_page(load):
@@ -607,10 +618,9 @@ def hostile_rows():
 
 @pytest.fixture
 def hostile(load):
-    """The page of hostile rows, made once: it is the same for every test."""
-    if "hostile" not in PAGES:
-        PAGES["hostile"] = render_report(load(*hostile_rows()))
-    return PAGES["hostile"]
+    if "hostile page" not in MADE:
+        MADE["hostile page"] = render_report(load(*hostile_rows()))
+    return MADE["hostile page"]
 
 
 def test_hostile_strings_stay_text(hostile, load):
@@ -626,6 +636,40 @@ def test_hostile_strings_stay_text(hostile, load):
     assert len(running) == 1
     for text in HOSTILE[:6]:
         assert text in found.text
+
+
+ODD = {
+    "beyond single precision": {"flops": 1e300},
+    "endless work": {"flops": math.inf},
+    "no shape of this world": {"params": {"shape": "9" * 400 + "x1x1"}},
+    "a shape of words": {"params": {"shape": "large"}},
+    "a null flag": {"flags": [None]},
+    "too few samples": {"samples_s": [0.1, 0.2]},
+    "nothing known": dict.fromkeys(
+        [
+            "case_id",
+            "workload",
+            "params",
+            "card",
+            "architecture",
+            "card_id",
+            "provenance",
+            "started_at",
+            "timer",
+            "cache",
+            "flags",
+            "run_id",
+            "suite",
+            "reason",
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_values_give_a_page_without_a_warning(kind, load, recwarn):
+    assert "All results" in render_report(load(gemm() | ODD[kind], gemm(512)))
+    assert not recwarn.list
 
 
 def test_control_characters_are_gone(hostile):

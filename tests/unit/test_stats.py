@@ -7,14 +7,10 @@ import statistics
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpubench import stats
-
-# On a machine that others use too, a slow example is no failure.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 times = st.floats(1e-9, 1e4)
 many_times = st.lists(times, min_size=1, max_size=60)

@@ -24,10 +24,6 @@ from gpubench import store
 from gpubench.errors import CannotWrite, UnreadableResult
 from gpubench.record import SCHEMA_VERSION, Record, Spread, Status
 
-# On a machine that others use too, a slow example is no failure.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
-
 HINTS = typing.get_type_hints(Record)
 #: one folder for all examples of a property: each overwrites the last one's files
 IN_ONE_FOLDER = settings(
@@ -326,6 +322,21 @@ def test_a_column_of_the_wrong_type_is_named(kind, tmp_path):
     with pytest.raises(UnreadableResult, match=column) as caught:
         store.read(path)
     assert "not written by gpubench" in caught.value.remedy
+
+
+def test_text_that_is_no_text_is_unreadable_not_a_crash(tmp_path):
+    said = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
+    path = as_parquet(tmp_path / "bad.parquet", {"card": said})
+    with pytest.raises(UnreadableResult, match="damaged"):
+        store.read(path)
+
+
+def test_a_column_name_that_is_no_text_is_unreadable_not_a_crash(tmp_path):
+    path = tmp_path / "bad.parquet"
+    as_parquet(path, {"trial": [1], "damage_here": [1]})
+    path.write_bytes(path.read_bytes().replace(b"damage_here", b"damage\xff\xfeere", 1))
+    with pytest.raises(UnreadableResult, match="damaged"):
+        store.read(str(path))
 
 
 def test_a_time_that_no_calendar_has_is_unreadable_not_a_crash(tmp_path):

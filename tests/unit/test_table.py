@@ -279,6 +279,14 @@ def test_cold_and_hot_are_two_rows(load, make_record):
     assert sorted(found["cache"]) == ["cold", "hot"]
 
 
+def test_a_row_that_does_not_say_where_it_ran_is_not_left_out(load, make_record):
+    found = table.summary(
+        load(make_record(architecture=None, card=None, cache=None), make_record(run_id="other"))
+    )
+    assert len(found) == 2
+    assert found["median_s"].notna().all()
+
+
 def test_with_one_trial_the_interval_is_that_of_its_samples(load, make_record):
     row = table.summary(load(make_record(samples_s=SAMPLES))).iloc[0]
     assert row["spread"] == "samples"
@@ -363,3 +371,14 @@ def test_people_see_the_status_or_the_flags_and_virtual_cards_are_named(load, ma
     assert [row["kind"] for row in rows] == ["", "", "", "virtual"]
     assert rows[0]["throughput_text"].endswith("FLOP/s")
     assert rows[2]["throughput_text"] == "–"
+
+
+def test_trials_of_different_software_or_code_are_different_rows(load, make_record):
+    records = [
+        make_record(trial=1, torch="2.12.0"),
+        make_record(trial=2, torch="2.13.0"),
+        make_record(trial=3, torch="2.13.0"),
+        make_record(trial=4, torch="2.13.0", workload_hash="other"),
+    ]
+    found = table.summary(load(*records))
+    assert sorted(found["trials"]) == [1, 1, 2]

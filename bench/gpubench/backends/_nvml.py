@@ -91,7 +91,7 @@ def identify(
         name=name,
         backend="cuda",
         card=card_name,
-        card_id=card.card_id if card else "-".join(card_name.lower().split()),
+        card_id=card.card_id if card else "unlisted-" + "-".join(card_name.lower().split()),
         architecture=card.architecture if card else _architecture(capability),
         memory_bytes=memory_bytes,
         cache_bytes=card.cache_bytes if card else None,

@@ -14,6 +14,8 @@ from gpubench.figures._text import tick_text
 
 MARGIN = {"l": 8, "r": 16, "t": 54, "b": 48}
 GAP = 80
+# Least ratio of a logarithmic axis' ends.
+NARROWEST = 8.0
 # A case as figures know it: its id, and whether the cache was cold.
 Key = tuple[str, str | None]
 
@@ -25,6 +27,8 @@ def log_axis(values: Iterable[float | None], room: float = 1.3) -> dict[str, Any
     another, and writes 1000 between 100 and 10k.
     """
     known = [value for value in values if value is not None and 0 < value < math.inf]
+    # A narrow range would have a single tick, which says nothing of the scale.
+    room = max(room, math.sqrt(NARROWEST * min(known) / max(known)))
     lowest, highest = min(known) / room, max(known) * room
     steps = (1, 2, 5) if highest / lowest < 100 else (1,)
     decades = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)))
@@ -41,7 +45,8 @@ def log_axis(values: Iterable[float | None], room: float = 1.3) -> dict[str, Any
 def numbers(values: Iterable[float | None]) -> Any:
     """Single precision is more than a screen shows, at half the page's size; unknown is a gap."""
     plain = [math.nan if value is None else value for value in values]
-    return np.asarray(plain, dtype=np.float32)
+    with np.errstate(over="ignore"):  # beyond single precision lies no rate of a card
+        return np.asarray(plain, dtype=np.float32)
 
 
 def stack(titles: Sequence[str], heights: Sequence[int]) -> Any:

@@ -15,8 +15,11 @@ LARGEST_PREFIX = 15
 
 
 def safe(text: object) -> str:
-    """Text that plotly shows as it is; quotes stay, since plotly doesn't know their entities."""
-    return html.escape(render.clean(text), quote=False)
+    """Text that plotly shows as it is; quotes stay, since plotly doesn't know their entities.
+
+    It also fills in ``%{name}``, in titles too, so the percent sign before a brace is an entity.
+    """
+    return html.escape(render.clean(text), quote=False).replace("%{", "&#37;{")
 
 
 def hover(*lines: str | None) -> str:

@@ -62,7 +62,7 @@ def figure(frame: Any) -> Any | None:
     note = None
     if len(trials) > len(ranked):
         note = f"The {len(ranked)} cases with the widest spread are drawn, of {len(trials)}."
-    _panels.tell(drawing, note=note, minimum_width=560 if columns > 1 else None)
+    _panels.tell(drawing, note=note, minimum_width=260 * columns if columns > 1 else None)
     return drawing
 
 
