@@ -271,14 +271,13 @@ def show(arguments: argparse.Namespace) -> int:
     """Print result files as one table."""
     from gpubench import render, table
 
-    found = table.with_text(table.as_rows(table.summary(table.load(arguments.results))))
+    found = table.as_rows(table.summary(table.load(arguments.results)))
     software = [
         render.Column(name, name)
         for name in ("torch", "driver")
         if len({str(row[name]) for row in found}) > 1
     ]
-    columns = (*table.COLUMNS, *software)
-    print(render.rows(found, columns, arguments.format, "results"), end="")
+    print(table.text(found, arguments.format, software), end="")
     for row in found:
         if row["reason"]:
             print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
@@ -306,13 +305,11 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
 def compare(arguments: argparse.Namespace) -> int:
     """Print verdicts."""
     from gpubench import compare as comparison
-    from gpubench import render, table
+    from gpubench import table
 
     frame = table.load(arguments.results)
     found = comparison.compare(frame, arguments.by, arguments.baseline, arguments.min_effect)
-    for row in found:
-        row["speedup_text"] = comparison.show_speedup(row)
-    print(render.rows(found, comparison.COLUMNS, arguments.format, "comparison"), end="")
+    print(comparison.text(found, arguments.format), end="")
     for line in comparison.conclusions(found):
         print(line, file=sys.stderr)
     failed = any(row["verdict"] == arguments.fail_on for row in found)

@@ -5,17 +5,21 @@ between processes says what a difference is worth. Samples of one process are ne
 they were independent; that is what makes other rules call identical builds different.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
 from gpubench import render, stats
 from gpubench.errors import UsageError
+from gpubench.names import case_labels
 from gpubench.render import Column
+from gpubench.table import marked, under_heading
 
 Verdict = Literal["faster", "slower", "same", "inconclusive", "incomparable"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 AXES = ("card", "run", "torch", "driver")
 MIN_EFFECT = 0.01
 #: what two results have to share before a ratio of them means anything
@@ -137,6 +141,7 @@ def _row(base: pd.DataFrame, other: pd.DataFrame, min_effect: float) -> dict[str
     return {
         "workload": str(last["workload"]),
         "case_id": str(last["case_id"]),
+        "params": last["params"],
         "cache": str(last["cache"]),
         "baseline_s": stats.median(list(good[0]["median_s"])) if len(good[0]) else None,
         "median_s": stats.median(list(good[1]["median_s"])) if len(good[1]) else None,
@@ -198,11 +203,35 @@ def show_speedup(row: dict[str, Any]) -> str:
     return f"{row['speedup']:.3f} [{bounds}]"
 
 
+def text(rows: Sequence[dict[str, Any]], form: str) -> str:
+    """Rows of a comparison in one of `render.FORMATS`."""
+    if form not in ("table", "markdown"):
+        return render.rows(rows, COLUMNS, form, "comparison")
+    labels = case_labels(rows)
+    shown = [
+        row | {"case": labels[row["case_id"], row["cache"]], "speedup_text": show_speedup(row)}
+        for row in rows
+        if measured_somewhere(row)
+    ]
+    if form == "markdown":
+        return render.rows(shown, COLUMNS, form, "comparison")
+    if len({row["side"] for row in shown}) > 1:
+        return under_heading(shown, COLUMNS)
+    columns = [column for column in COLUMNS if column.key != "side"]
+    sides = "".join(f"{row['side']}\n  against {row['baseline']}\n\n" for row in shown[:1])
+    return render.clean_lines(sides) + under_heading(shown, columns)
+
+
+def measured_somewhere(row: dict[str, Any]) -> bool:
+    """Whether any side has a result; tables leave out what nobody could measure."""
+    return row["baseline_s"] is not None or row["median_s"] is not None
+
+
 COLUMNS = (
     Column("architecture", "architecture"),
     Column("card", "card"),
     Column("side", "side"),
-    Column("case_id", "case"),
+    Column("case", "case"),
     Column("cache", "cache"),
     Column("baseline_s", "baseline", render.seconds, right=True),
     Column("median_s", "median", render.seconds, right=True),
@@ -214,12 +243,15 @@ COLUMNS = (
 
 def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The comparison in words: how many of each verdict, and what to type next."""
-    counts = dict.fromkeys(("faster", "slower", "same", "inconclusive", "incomparable"), 0)
-    for row in rows:
-        counts[row["verdict"]] += 1
-    lines = (
-        [f"baseline: {render.clean(rows[0]['baseline'])}"] if rows else ["no case is on two sides"]
-    )
-    lines.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
-    step = next_step(rows)
-    return [line for line in (*lines, step) if line]
+    if not rows:
+        return ["no case is on two sides"]
+    counts = Counter(row["verdict"] for row in rows if measured_somewhere(row))
+    verdicts = (f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    nowhere = sum(not measured_somewhere(row) for row in rows)
+    lines = [
+        f"baseline: {render.clean(rows[0]['baseline'])}",
+        ", ".join(verdicts),
+        f"{nowhere} more cases have a result on neither side" if nowhere else None,
+        next_step(rows),
+    ]
+    return [line for line in lines if line]

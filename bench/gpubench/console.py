@@ -105,14 +105,9 @@ def print_result(execution: Execution, form: str) -> None:
     """The table of a finished or interrupted run, its failures, and where it is kept."""
     from gpubench import table
 
-    frame = table.load([str(execution.path)])
-    rows = table.with_text(table.as_rows(table.summary(frame)))
-    columns = [column for column in table.COLUMNS if column.key not in {"architecture", "card"}]
+    rows = table.as_rows(table.summary(table.load([str(execution.path)])))
     shown = rows if form != "table" else [row for row in rows if row["status"] != "unsupported"]
-    if form == "table":
-        info = rows[0]
-        print(f"{render.clean(info['card'])} · {render.clean(info['architecture'])}\n")
-    print(render.rows(shown, columns, form, "results"), end="")
+    print(table.text(shown or rows, form), end="")
     for row in rows:
         if row["reason"] and row["status"] != "unsupported":
             print(f"{row['case_id']}: {render.clean(row['reason'])}", file=sys.stderr)

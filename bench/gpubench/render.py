@@ -26,6 +26,11 @@ def clean(text: object) -> str:
     return "".join(c if c.isprintable() else " " for c in str(text))
 
 
+def clean_lines(text: str) -> str:
+    """`clean` for text of several lines."""
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
 def missing(value: object) -> bool:
     """None and not-a-number both mean unknown."""
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -18,10 +18,11 @@ import pandas as pd
 
 from gpubench import compare, page, render, table
 from gpubench.errors import CannotWrite, UsageError
+from gpubench.names import case_labels, natural
 from gpubench.page import Section, count, escape
 from gpubench.record import FAILURES
 from gpubench.render import Column
-from gpubench.series import Series, case_labels, good, natural, records, series_of
+from gpubench.series import Series, good, records, series_of
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {

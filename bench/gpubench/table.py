@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from gpubench import render, stats, store
 from gpubench.cards import catalogue
+from gpubench.names import case_labels
 from gpubench.record import FAILURES
 from gpubench.render import Column
 
@@ -194,23 +195,52 @@ def show_throughput(row: dict[str, Any]) -> str:
     return render.quantity(str(row["throughput_unit"]))(row["throughput"])
 
 
-def with_text(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the cells that need two columns made into text, for tables of people."""
+def marked(card: object, provenance: object) -> str:
+    """The card's name, saying so where its numbers were not measured."""
+    plain = str(card) if not render.missing(card) else "card unknown"
+    if provenance == "measured" or f"({provenance})" in plain:
+        return plain
+    return f"{plain} ({provenance})"
+
+
+def with_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the cells that people read and programs don't: short names, rates with units."""
+    labels = case_labels(rows)
     return [
         row
         | {
+            "card": marked(row["card"], row["provenance"]),
+            "case": labels[row["case_id"], row["cache"]],
             "throughput_text": show_throughput(row),
             "result": row["status"] if row["status"] != "ok" else " ".join(row["flags"]) or "ok",
-            "kind": "" if row["provenance"] == "measured" else row["provenance"],
         }
         for row in rows
     ]
 
 
+def text(rows: Sequence[dict[str, Any]], form: str, extra: Sequence[Column] = ()) -> str:
+    """Rows of a summary in one of `render.FORMATS`."""
+    columns = [*COLUMNS, *extra]
+    if form == "table":
+        return under_heading(with_text(rows), columns)
+    shown = with_text(rows) if form == "markdown" else rows
+    return render.rows(shown, columns, form, "results")
+
+
+def under_heading(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:
+    """A table for the terminal, with the card above it where all rows have the same."""
+    cards = {(str(row["card"]), str(row["architecture"])) for row in rows}
+    if len(cards) != 1:
+        return render.rows(rows, columns, "table", "")
+    kept = [column for column in columns if column.key not in ("card", "architecture")]
+    heading = render.clean(" · ".join(cards.pop()))
+    return f"{heading}\n\n{render.rows(rows, kept, 'table', '')}"
+
+
 COLUMNS = (
     Column("architecture", "architecture"),
     Column("card", "card"),
-    Column("case_id", "case"),
+    Column("case", "case"),
     Column("cache", "cache"),
     Column("median_s", "median", render.seconds, right=True),
     Column("half_width", "95 %", render.plus_minus, right=True),

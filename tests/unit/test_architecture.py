@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "store": {"record", "errors"},
     "worker": {"device", "workload", "measure", "environment", "errors"},
     "run": {"suite", "device", "workload", "measure", "worker", "record", "store", "errors"},
-    "table": {"record", "cards", "render", "stats", "store"},
-    "compare": {"table", "render", "stats", "errors"},
-    "series": {"table", "cards", "render"},
+    "names": {"render"},
+    "table": {"record", "cards", "names", "render", "stats", "store"},
+    "compare": {"table", "names", "render", "stats", "errors"},
+    "series": {"table", "names", "cards", "render"},
     "page": {"plugins", "render", "errors", "__init__"},
-    "report": {"series", "page", "table", "compare", "record", "render", "errors"},
+    "report": {"series", "names", "page", "table", "compare", "record", "render", "errors"},
     "listing": {"plugins", "cards", "render", "workload", "suite"},
     "console": {"run", "record", "render", "stats", "table"},
     "cli": {
@@ -55,7 +56,7 @@ READING_HALF = {
     "record",
     "cards",
     "stats",
-    "render",
+    *("render", "names"),
 }
 MEASURING_HALF = {
     "run",

@@ -19,8 +19,9 @@ import pytest
 from gpubench import page, plugins, report, store, table
 from gpubench.errors import CannotWrite, UsageError
 from gpubench.figures import _panels, samples
+from gpubench.names import case_labels, natural
 from gpubench.report import render_report, write_report
-from gpubench.series import COLORS, case_labels, natural, series_of
+from gpubench.series import COLORS, series_of
 
 FIGURES = [import_module(f"gpubench.figures.{name}") for name in plugins.files("figures", ".py")]
 CARDS = {

@@ -368,7 +368,7 @@ def test_people_see_the_status_or_the_flags_and_virtual_cards_are_named(load, ma
         )
     )
     assert [row["result"] for row in rows] == ["ok", "short unsettled", "oom", "ok"]
-    assert [row["kind"] for row in rows] == ["", "", "", "virtual"]
+    assert ["(virtual)" in row["card"] for row in rows] == [False, False, False, True]
     assert rows[0]["throughput_text"].endswith("FLOP/s")
     assert rows[2]["throughput_text"] == "–"
 

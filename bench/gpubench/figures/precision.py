@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 
 from gpubench.figures import _panels
 from gpubench.figures._text import hover, safe
+from gpubench.names import case_labels, parameters, shorten
 from gpubench.render import number, plus_minus
-from gpubench.series import Series, case_labels, good, parameters, series_of, shorten
+from gpubench.series import Series, good, series_of
 
 TITLE = "Speedup over fp32"
 ORDER = 40

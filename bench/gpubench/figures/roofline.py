@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 from gpubench.cards import Card, catalogue
 from gpubench.figures import _panels
 from gpubench.figures._text import flags, hover, safe, spread
+from gpubench.names import parameters
 from gpubench.render import number, percent, quantity
-from gpubench.series import Series, good, parameters, series_of
+from gpubench.series import Series, good, series_of
 
 TITLE = "Roofline"
 ORDER = 30

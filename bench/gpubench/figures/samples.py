@@ -9,8 +9,9 @@ from gpubench import stats
 from gpubench.figures import _panels
 from gpubench.figures._panels import Key
 from gpubench.figures._text import hover, safe
+from gpubench.names import case_labels, shorten
 from gpubench.render import seconds
-from gpubench.series import Series, case_labels, records, series_of, shorten
+from gpubench.series import Series, records, series_of
 
 TITLE = "Samples in order"
 ORDER = 50

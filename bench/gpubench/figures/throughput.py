@@ -7,9 +7,10 @@ import plotly.graph_objects as go
 from gpubench.figures import _panels
 from gpubench.figures._panels import Key
 from gpubench.figures._text import flags, hover, safe, scale, spread
+from gpubench.names import case_labels, parameters, shorten
 from gpubench.record import FAILURES
 from gpubench.render import quantity
-from gpubench.series import Series, case_labels, good, parameters, series_of, shorten
+from gpubench.series import Series, good, series_of
 
 TITLE = "Throughput by workload"
 ORDER = 10
