@@ -13,6 +13,7 @@ metadata holds `gpubench_schema_version`, now {SCHEMA_VERSION}. Any Parquet read
 
 ```python
 import pandas
+
 frame = pandas.read_parquet("results/FILE.parquet")
 ```
 

@@ -83,6 +83,8 @@ def compare(
     Raises:
         UsageError: there is one side only, or no side has such a label.
     """
+    cards = [marked(*pair) for pair in zip(frame["card"], frame["provenance"], strict=True)]
+    frame = frame.assign(card=cards)
     by = by or ("card" if len(set(frame["card"])) > 1 else "run")
     frame = frame.assign(side=labels(frame, by))
     order = list(frame.groupby("side", sort=False)["started_at"].min().sort_values().index)
@@ -93,13 +95,13 @@ def compare(
         )
     chosen = _pick_baseline(order, baseline, by)
     rows = []
-    cards = frame.groupby("side")[["architecture", "card"]].last()
+    last = frame.groupby("side")[["architecture", "card"]].last()
     for _, cases in frame.groupby(["case_id", "cache"], sort=False, dropna=False):
         base = cases[cases["side"] == chosen]
         for side in order:
             other = cases[cases["side"] == side]
             if side != chosen and (len(base) or len(other)):
-                where = {"baseline": chosen, "side": side, **cards.loc[side].map(str)}
+                where = {"baseline": chosen, "side": side, **last.loc[side].map(str)}
                 rows.append(_row(base, other, min_effect) | where)
     return sorted(rows, key=lambda row: (row["architecture"], row["card"], row["side"]))
 
