@@ -51,7 +51,8 @@ def torch_sum(values: "torch.Tensor", precision: str) -> Callable[[], Any]:  # n
 
 def cupy_sum(values: "torch.Tensor", precision: str) -> Callable[[], Any]:
     """What CuPy users write."""
-    cupy = _cupy_for(values)
+    import cupy
+
     if precision == "bf16":
         raise Unsupported("CuPy has bf16 from version 14 on, through ml_dtypes and in part only")
     return _on_torch_stream(cupy, cupy.from_dlpack(values).sum)
@@ -59,7 +60,7 @@ def cupy_sum(values: "torch.Tensor", precision: str) -> Callable[[], Any]:
 
 def kernel_sum(values: "torch.Tensor", precision: str) -> Callable[[], Any]:
     """The kernel in reduction.cu, launched twice: over the array, then over the blocks' sums."""
-    cupy = _cupy_for(values)
+    import cupy
     import torch
 
     properties = torch.cuda.get_device_properties(values.device)
@@ -97,6 +98,8 @@ def reduction(device: "Device", implementation: str, n: int, precision: str) -> 
     import torch
 
     work(implementation, n, precision)
+    if implementation != "torch":
+        require_cupy(device)  # before the array, which takes seconds to fill
     generator = torch.Generator(device.torch_device).manual_seed(0)
     dtype = getattr(torch, TORCH_TYPES[precision])
     values = torch.empty(n, dtype=dtype, device=device.torch_device)
@@ -136,22 +139,21 @@ def _tolerance(added_in: str, n: int, result_type: str) -> dict[str, float]:
     return {"rtol": 2 * last, "atol": 8 * (unit + 2**-53) * ((n * chain / 6) ** 0.5 + 8)}
 
 
-def _cupy_for(values: "torch.Tensor") -> Any:
-    """CuPy, if it can work on this tensor.
+def require_cupy(device: "Device") -> None:
+    """See that CuPy can work on this device.
 
     Raises:
-        Unsupported: the tensor is not on an NVIDIA card, or CuPy is missing or broken.
+        Unsupported: it is no NVIDIA card, or CuPy is missing or broken.
     """
-    if values.device.type != "cuda":
+    if device.info.backend != "cuda":
         raise Unsupported("CuPy runs on NVIDIA cards only; this device takes implementation=torch")
     try:
-        import cupy
+        import cupy  # noqa: F401 - asked for only to see whether it loads
     except ImportError as error:
         raise Unsupported(
             "this implementation needs CuPy: pip install 'gpubench-suite[cuda12]' or [cuda13], "
             f"by the driver's CUDA version ({error})"
         ) from error
-    return cupy
 
 
 @cache
