@@ -387,10 +387,9 @@ def test_cupy_is_unsupported_off_nvidia_cards(device, implementation):
 
 def test_missing_cupy_is_unsupported_with_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    on_a_card = SimpleNamespace(device=torch.device("cuda", 0))
-    for implementation in (reduction_file.cupy_sum, reduction_file.kernel_sum):
-        with pytest.raises(Unsupported, match=r"gpubench-suite\[cuda12\].*\[cuda13\]"):
-            implementation(on_a_card, "fp32")
+    card = SimpleNamespace(info=SimpleNamespace(backend="cuda"))
+    with pytest.raises(Unsupported, match=r"gpubench-suite\[cuda12\].*\[cuda13\]"):
+        reduction_file.require_cupy(card)
 
 
 class FakeCupy:
@@ -425,7 +424,8 @@ def test_the_kernel_is_launched_over_the_array_and_then_over_the_blocks_sums(
     device, monkeypatch, n, blocks
 ):
     fake = FakeCupy()
-    monkeypatch.setattr(reduction_file, "_cupy_for", lambda values: fake)
+    monkeypatch.setattr(reduction_file, "require_cupy", lambda device: None)
+    monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(reduction_file, "compiled", lambda: fake)
     card = SimpleNamespace(multi_processor_count=3)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
