@@ -106,8 +106,7 @@ def print_result(execution: Execution, form: str) -> None:
     from gpubench import table
 
     rows = table.as_rows(table.summary(table.load([str(execution.path)])))
-    shown = rows if form != "table" else [row for row in rows if row["status"] != "unsupported"]
-    print(table.text(shown or rows, form), end="")
+    print(table.text(rows, form, without=["unsupported"]), end="")
     for row in rows:
         if row["reason"] and row["status"] != "unsupported":
             print(f"{row['case_id']}: {render.clean(row['reason'])}", file=sys.stderr)

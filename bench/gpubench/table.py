@@ -218,11 +218,17 @@ def with_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def text(rows: Sequence[dict[str, Any]], form: str, extra: Sequence[Column] = ()) -> str:
-    """Rows of a summary in one of `render.FORMATS`."""
+def text(
+    rows: Sequence[dict[str, Any]],
+    form: str,
+    extra: Sequence[Column] = (),
+    without: Sequence[str] = (),
+) -> str:
+    """Rows of a summary in one of `render.FORMATS`; a terminal may do ``without`` some statuses."""
     columns = [*COLUMNS, *extra]
     if form == "table":
-        return under_heading(with_text(rows), columns)
+        kept = [row for row in with_text(rows) if row["status"] not in without]
+        return under_heading(kept, columns)
     shown = with_text(rows) if form == "markdown" else rows
     return render.rows(shown, columns, form, "results")
 
