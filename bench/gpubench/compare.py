@@ -14,7 +14,7 @@ import pandas as pd
 
 from gpubench import render, stats
 from gpubench.errors import UsageError
-from gpubench.names import case_labels
+from gpubench.names import case_labels, natural
 from gpubench.render import Column
 from gpubench.table import marked, under_heading
 
@@ -34,6 +34,7 @@ MEANING = {
     "wide_interval": "the interval reaches across the minimum effect: more trials would settle it",
     "failed_trials": "the side that looks faster lost trials, perhaps its slow ones",
     "not_measured": "one side has no ok result",
+    "one_side_only": "one side does not have the case at all",
     "differs": "the sides differ in what was measured",
 }
 
@@ -95,7 +96,7 @@ def compare(
         )
     chosen = _pick_baseline(order, baseline, by)
     rows = []
-    last = frame.groupby("side")[["architecture", "card"]].last()
+    last = frame.groupby("side")[["architecture", "card", "provenance"]].last()
     for _, cases in frame.groupby(["case_id", "cache"], sort=False, dropna=False):
         base = cases[cases["side"] == chosen]
         for side in order:
@@ -103,7 +104,10 @@ def compare(
             if side != chosen and (len(base) or len(other)):
                 where = {"baseline": chosen, "side": side, **last.loc[side].map(str)}
                 rows.append(_row(base, other, min_effect) | where)
-    return sorted(rows, key=lambda row: (row["architecture"], row["card"], row["side"]))
+    return sorted(
+        rows,
+        key=lambda row: (row["architecture"], row["card"], row["side"], natural(row["case_id"])),
+    )
 
 
 def labels(frame: pd.DataFrame, by: str) -> list[str]:
@@ -166,7 +170,7 @@ def _judge_sides(
     for side, ok in zip((base, other), good, strict=True):
         if not len(side):
             which = "baseline" if side is base else "other side"
-            return Judgement("incomparable", "not_measured"), f"the {which} has no such case"
+            return Judgement("incomparable", "one_side_only"), f"the {which} has no such case"
         if not len(ok):
             last = side.iloc[-1]
             text = f"{last['status']}: {last['reason']}"
@@ -205,16 +209,21 @@ def show_speedup(row: dict[str, Any]) -> str:
     return f"{row['speedup']:.3f} [{bounds}]"
 
 
+def with_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows worth showing, with the cells that people read: short names, speedups in words."""
+    labels = case_labels(rows)
+    return [
+        row | {"case": labels[row["case_id"], row["cache"]], "speedup_text": show_speedup(row)}
+        for row in rows
+        if worth_showing(row)
+    ]
+
+
 def text(rows: Sequence[dict[str, Any]], form: str) -> str:
     """Rows of a comparison in one of `render.FORMATS`."""
     if form not in ("table", "markdown"):
         return render.rows(rows, COLUMNS, form, "comparison")
-    labels = case_labels(rows)
-    shown = [
-        row | {"case": labels[row["case_id"], row["cache"]], "speedup_text": show_speedup(row)}
-        for row in rows
-        if measured_somewhere(row)
-    ]
+    shown = with_text(rows)
     if form == "markdown":
         return render.rows(shown, COLUMNS, form, "comparison")
     if len({row["side"] for row in shown}) > 1:
@@ -224,8 +233,10 @@ def text(rows: Sequence[dict[str, Any]], form: str) -> str:
     return render.clean_lines(sides) + under_heading(shown, columns)
 
 
-def measured_somewhere(row: dict[str, Any]) -> bool:
-    """Whether any side has a result; tables leave out what nobody could measure."""
+def worth_showing(row: dict[str, Any]) -> bool:
+    """Whether a row says something: both sides have the case, and one of them a result."""
+    if row["reason"] == "one_side_only":
+        return False
     return row["baseline_s"] is not None or row["median_s"] is not None
 
 
@@ -247,13 +258,15 @@ def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The comparison in words: how many of each verdict, and what to type next."""
     if not rows:
         return ["no case is on two sides"]
-    counts = Counter(row["verdict"] for row in rows if measured_somewhere(row))
+    counts = Counter(row["verdict"] for row in rows if worth_showing(row))
     verdicts = (f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    nowhere = sum(not measured_somewhere(row) for row in rows)
+    alone = sum(row["reason"] == "one_side_only" for row in rows)
+    nowhere = len(rows) - alone - counts.total()
     lines = [
         f"baseline: {render.clean(rows[0]['baseline'])}",
         ", ".join(verdicts),
-        f"{nowhere} more cases have a result on neither side" if nowhere else None,
+        f"not shown: {alone} cases that one side lacks" if alone else None,
+        f"not shown: {nowhere} cases without a result on either side" if nowhere else None,
         next_step(rows),
     ]
     return [line for line in lines if line]

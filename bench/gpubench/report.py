@@ -267,11 +267,6 @@ def _comparison(frame: pd.DataFrame) -> str:
         return f"<p>No verdicts: {escape(error)}.</p>"
     if not rows:
         return "<p>No verdicts: no case was run on two sides.</p>"
-    rows.sort(key=lambda row: (row["side"], row["workload"], natural(row["case_id"])))
-    origins = dict(zip(compare.labels(frame, by), frame["provenance"], strict=True))
-    for row in rows:
-        row["speedup_text"] = compare.show_speedup(row)
-        row["provenance"] = origins[row["side"]]
     # The card is the side, and each reason is spelled out.
     dropped = ("architecture", "card", "reason")
     columns = [column for column in compare.COLUMNS if column.key not in dropped]
@@ -284,7 +279,10 @@ def _comparison(frame: pd.DataFrame) -> str:
         [
             f'<p class="caption">{intro}</p>',
             *(f"<p>{page.code(line)}</p>" for line in compare.conclusions(rows)),
-            page.rows_table(rows, [*columns, Column("detail", "what it rests on"), ORIGIN]),
+            page.rows_table(
+                compare.with_text(rows),
+                [*columns, Column("detail", "what it rests on"), ORIGIN],
+            ),
         ]
     )
 

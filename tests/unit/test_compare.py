@@ -298,7 +298,7 @@ def test_a_case_that_one_side_lacks_is_said_to_be_missing(missing, side, verdict
         side(name, [*STEADY, *extra], card=f"card of {name}")
     conv, gemm = sorted(verdicts(), key=lambda row: row["case_id"])
     assert gemm["verdict"] == "same"
-    assert (conv["verdict"], conv["reason"]) == ("incomparable", "not_measured")
+    assert (conv["verdict"], conv["reason"]) == ("incomparable", "one_side_only")
     assert "has no such case" in conv["detail"]
     assert ("baseline" in conv["detail"]) == (missing == "a")
     assert conv["card"] == "card of b"  # a row is about its side, also where that has nothing
