@@ -256,7 +256,8 @@ def report(session: nox.Session) -> None:
 def results(session: nox.Session) -> None:
     """Measure the committed result files again, on this machine."""
     ready("run")
-    for suite, name in (("quick", "quick-1"), ("quick", "quick-2"), ("full", "full")):
+    for suite, name in (("quick", "cpu-quick-1"), ("quick", "cpu-quick-2"), ("full", "cpu-full")):
+        Path("results", f"{name}.parquet").unlink(missing_ok=True)  # runs overwrite nothing
         gpubench(session, "run", "--suite", suite, "-o", f"results/{name}.parquet")
 
 

@@ -8,6 +8,8 @@ standard output, everything else to standard error.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 
@@ -16,7 +18,9 @@ from gpubench import errors
 TYPE_CHECKING = False  # not from typing: importing that takes as long as all the rest here
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
+
+    from gpubench.run import Execution
 
 FORMATS = ("table", "json", "csv", "markdown")
 LISTS = ("workloads", "suites", "cards", "profiles", "figures")
@@ -25,6 +29,10 @@ LISTS = ("workloads", "suites", "cards", "profiles", "figures")
 class Parser(argparse.ArgumentParser):
     """argparse with errors of two lines: what is wrong, and the next step."""
 
+    def __init__(self, **options: Any) -> None:
+        # Abbreviations would make a typo run something.
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         """Print the problem without the usage text, which would bury it."""
         from difflib import get_close_matches
@@ -32,40 +40,53 @@ class Parser(argparse.ArgumentParser):
         remedy = f"`{self.prog} --help` shows what it takes"
         word = next((word for word in message.split("'")[1::2]), "")
         choices = message.partition("choose from ")[2].rstrip(")").replace("'", "").split(", ")
-        if close := get_close_matches(word, choices, n=1):
+        if close := get_close_matches(word, filter(None, choices), n=1):
             remedy = f"did you mean {close[0]!r}? {remedy}"
-        self.exit(
-            errors.EXIT_USAGE, f"gpubench: {message.partition(' (choose')[0]}\n  → {remedy}\n"
-        )
+        elif word and choices[0] and len(choices) < 8:
+            remedy = f"it is one of {', '.join(choices)}"
+        problem = printable(message.partition(" (choose")[0])
+        self.exit(errors.EXIT_USAGE, f"gpubench: {problem}\n  → {remedy}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. No traceback for what a user can cause."""
     words = sys.argv[1:] if argv is None else argv
-    arguments = parser(words).parse_args(words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without our signs gets others
+            stream.reconfigure(errors="replace")
+    arguments = parser(words).parse_args(words or ["--help"])
     try:
         status: int = arguments.verb(arguments)
         sys.stdout.flush()
-    except errors.GpubenchError as error:
-        complain(error)
-        return error.exit_code
+    except (errors.GpubenchError, ModuleNotFoundError) as error:
+        refusal = missing_module(error) if isinstance(error, ModuleNotFoundError) else error
+        complain(refusal)
+        return refusal.exit_code
     except KeyboardInterrupt:
         print("gpubench: interrupted", file=sys.stderr)
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errors.EXIT_DONE
-    except ModuleNotFoundError as error:
-        complain(missing_module(error))
-        return errors.EXIT_ENVIRONMENT
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EBADF, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        complain(errors.CannotWrite(f"standard output can't be written: {error.strerror}"))
+        return errors.EXIT_USAGE
     return status
+
+
+def printable(text: str) -> str:
+    """Without control characters: errors quote what strangers' files say."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def complain(error: errors.GpubenchError) -> None:
     """Print an error's two lines."""
-    print(f"gpubench: {error}", file=sys.stderr)
+    print(f"gpubench: {printable(str(error))}", file=sys.stderr)
     if error.remedy:
-        print(f"  → {error.remedy}", file=sys.stderr)
+        print(f"  → {printable(error.remedy)}", file=sys.stderr)
 
 
 def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:
@@ -229,14 +250,28 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         console.follow(execution)
     except KeyboardInterrupt:
+        said = "nothing was measured"
         if execution.path and execution.records:
-            resume = f"go on with `gpubench run --resume {execution.path}`"
-            print(f"gpubench: interrupted; {resume}", file=sys.stderr)
+            said = f"go on with `{resuming(arguments, execution)}`"
+        print(f"gpubench: interrupted; {said}", file=sys.stderr)
         return errors.EXIT_INTERRUPTED
     finally:
         if execution.path and execution.records:
             console.print_result(execution, arguments.format)
     return errors.EXIT_CASE_FAILED if execution.failures else errors.EXIT_DONE
+
+
+def resuming(arguments: argparse.Namespace, execution: Execution) -> str:
+    """The command that completes an interrupted run."""
+    from shlex import join
+
+    command = ["gpubench", "run", "--resume", str(execution.path), "--device", execution.device]
+    if arguments.suite:
+        command += ["--suite", arguments.suite]
+    for flag, patterns in (("--only", arguments.only), ("--skip", arguments.skip)):
+        for pattern in patterns:
+            command += [flag, pattern]
+    return join([*command, "--trials", str(execution.request.trials)])
 
 
 def positive(text: str) -> int:

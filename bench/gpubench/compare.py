@@ -8,6 +8,8 @@ they were independent; that is what makes other rules call identical builds diff
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from shlex import quote
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -24,15 +26,18 @@ AXES = ("card", "run", "torch", "driver")
 MIN_EFFECT = 0.01
 #: what two results have to share before a ratio of them means anything
 IDENTITY = ("workload_version", "workload_hash", "timer", "provenance")
-#: trials a side from which the rule was found to raise no false alarm (docs/method.md)
+#: what all trials of one side have to share
+POOLED = ("torch", "driver", "card_id")
+#: trials a side that find a difference of 3 % where processes spread by 1 % (docs/method.md)
 TRIALS_TO_SETTLE = 5
 
 MEANING = {
     "above_floor": "the whole interval lies beyond the minimum effect",
     "within_floor": "the whole interval lies within the minimum effect",
-    "single_trial": "one process a side says nothing about the spread between processes",
-    "wide_interval": "the interval reaches across the minimum effect: more trials would settle it",
-    "failed_trials": "the side that looks faster lost trials, perhaps its slow ones",
+    "single_trial": "one process on a side says nothing about the spread between processes",
+    "wide_interval": "the interval reaches across the minimum effect: more trials may settle it",
+    "no_spread": "all trials of a side are equal to the last digit: a clock too coarse to judge by",
+    "failed_trials": "a side lost trials, perhaps its slow ones",
     "not_measured": "one side has no ok result",
     "one_side_only": "one side does not have the case at all",
     "differs": "the sides differ in what was measured",
@@ -58,6 +63,8 @@ def judge(
     ratio = stats.ratio_interval(baseline, contender)
     if min(len(baseline), len(contender)) < 2:
         return Judgement("inconclusive", "single_trial", ratio)
+    if any(len(set(side)) == 1 for side in (baseline, contender)):
+        return Judgement("inconclusive", "no_spread", ratio)
     if ratio.low > 1 + min_effect:
         return Judgement("slower", "above_floor", ratio)
     if ratio.high < 1 / (1 + min_effect):
@@ -175,14 +182,22 @@ def _judge_sides(
             last = side.iloc[-1]
             text = f"{last['status']}: {last['reason']}"
             return Judgement("incomparable", "not_measured"), text
+    for column, ok in product(POOLED, good):
+        found = sorted(set(map(str, ok.get(column, []))))
+        if len(found) > 1:
+            text = f"one side pools {column} {' and '.join(found)}"
+            return Judgement("incomparable", "differs"), text
     for column in IDENTITY:
         values = [sorted(set(map(str, ok[column]))) for ok in good]
         if values[0] != values[1] or len(values[0]) > 1:
             text = f"{column} {'/'.join(values[0])} against {'/'.join(values[1])}"
             return Judgement("incomparable", "differs"), text
     judgement = judge(list(good[0]["median_s"]), list(good[1]["median_s"]), min_effect)
-    winner = {"faster": other, "slower": base}.get(judgement.verdict)
-    if winner is not None and not winner["status"].isin(["ok", "unsupported"]).all():
+    suspects = {"faster": [other], "slower": [base], "same": [base, other]}
+    lost = [
+        ~side["status"].isin(["ok", "unsupported"]) for side in suspects.get(judgement.verdict, [])
+    ]
+    if any(some.any() for some in lost):
         judgement = Judgement("inconclusive", "failed_trials", judgement.ratio)
     return judgement, MEANING[judgement.reason]
 
@@ -194,14 +209,15 @@ def next_step(rows: Sequence[dict[str, Any]]) -> str | None:
         return None
     had = max(min(row["baseline_trials"], row["trials"]) for row in open_ones)
     trials = max(TRIALS_TO_SETTLE, 2 * had)
+    suite = quote(render.clean(open_ones[0]["suite"]))  # a stranger's file may say anything
     return (
         f"to settle the inconclusive ones, measure each side with `gpubench run "
-        f"--suite {open_ones[0]['suite']} --trials {trials}` and compare the new files"
+        f"--suite {suite} --trials {trials}` and compare the new files"
     )
 
 
 def show_speedup(row: dict[str, Any]) -> str:
-    """``1.23 ×  [1.20, 1.26]`` or ``[?]`` where the interval is unknown."""
+    """``1.230 [1.200, 1.260]``, or ``[?]`` where the interval is unknown."""
     if row["speedup"] is None:
         return render.UNKNOWN
     bounded = row["speedup_low"] > 0 and row["speedup_high"] < float("inf")

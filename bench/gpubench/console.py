@@ -63,9 +63,9 @@ def _follow_live(execution: Execution, console: Console) -> None:
 
 def describe(record: Record) -> str:
     """One line for one row: ``gemm:…  1.23 ms ±0.4 %  unconverged``."""
-    name = record.case_id + (f" trial {record.trial}" if record.trial > 1 else "")
+    name = render.clean(record.case_id) + (f" trial {record.trial}" if record.trial > 1 else "")
     if not record.samples_s:
-        return f"{name}  {record.status}: {record.reason}"
+        return f"{name}  {record.status}: {render.clean(record.reason)}"
     interval = stats.median_interval(record.samples_s)
     flags = "  " + " ".join(record.flags) if record.flags else ""
     spread = render.plus_minus(interval.half_width)
@@ -109,8 +109,16 @@ def print_result(execution: Execution, form: str) -> None:
     print(table.text(rows, form, without=["unsupported"]), end="")
     for row in rows:
         if row["reason"] and row["status"] != "unsupported":
-            print(f"{row['case_id']}: {render.clean(row['reason'])}", file=sys.stderr)
+            print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
     unsupported = sum(row["status"] == "unsupported" for row in rows)
     if unsupported:
         print(f"{unsupported} cases not supported here; `gpubench show` says why", file=sys.stderr)
+    measured = [row for row in rows if row["status"] == "ok"]
+    busy = sum("other_processes" in row["flags"] for row in measured)
+    if 2 * busy > len(measured):
+        print(
+            f"this machine was busy with other things in {busy} of {len(measured)} cases: "
+            "measure again when it is quiet",
+            file=sys.stderr,
+        )
     print(f"kept in {execution.path}", file=sys.stderr)

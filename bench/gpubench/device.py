@@ -2,6 +2,7 @@
 
 A backend is one file in ``backends/`` that defines::
 
+    EXAMPLE: str                         # a name that opens one, for the contract tests
     PRIORITY: int                        # `--device auto` takes the highest that is present
     def present() -> list[DeviceInfo]    # what is here, without torch
     def open(selector: str) -> Device    # "0" of "cuda:0", the card of "virtual:CARD"
@@ -91,6 +92,10 @@ class Device(ABC):
     def mode(self, precision: str | None) -> Iterator[None]:  # noqa: ARG002 - for backends with modes
         """Hold the device's arithmetic at ``precision`` (TF32 on or off) for one case."""
         yield
+
+    def begin_trial(self, trial: int) -> None:  # noqa: ARG002 - for simulated ones
+        """Called once in each worker process; a real device differs between them by itself."""
+        return
 
     def prepare(self, workload: "Workload", params: "Mapping[str, Value]") -> "Prepared":
         """Set a case up on this device."""

@@ -38,7 +38,7 @@ def describe(device: Device, *, identify: bool = False) -> dict[str, Any]:
         "device_uuid_hash": _hashed(unique, identify=identify) if unique else None,
         "host_hash": _hashed(_machine_identity(), identify=identify),
         "python": platform.python_version(),
-        "os": f"{platform.system()} {platform.release()}",
+        "os": f"{platform.system()} {_plain_version(platform.release())}",
         "cpu": processor_name(),
         "gpubench_version": gpubench.__version__,
         **_software(),
@@ -68,6 +68,12 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _plain_version(release: str) -> str:
+    """``6.8.0-41-generic`` → ``6.8.0``: a kernel of one's own has a name that tells whose it is."""
+    found = re.match(r"\d+(\.\d+)*", release)
+    return found[0] if found else ""
 
 
 def core_count() -> int:

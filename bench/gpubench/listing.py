@@ -95,9 +95,7 @@ def cards() -> Listing:
 def figures() -> Listing:
     """The report's figures, in their order."""
     modules = sorted(plugins.modules("figures"), key=lambda module: module.ORDER)
-    rows = [
-        {"name": module.__name__.rpartition(".")[2], "title": module.TITLE} for module in modules
-    ]
+    rows = [{"name": plugins.stem(module), "title": module.TITLE} for module in modules]
     return rows, (Column("name", "figure"), Column("title", "what it shows"))
 
 

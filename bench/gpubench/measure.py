@@ -32,7 +32,7 @@ MOST_SAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Precision:
+class StopRule:
     """When a case counts as measured.
 
     Attributes:
@@ -67,14 +67,14 @@ class Measurement:
     flags: tuple[str, ...] = ()
 
 
-def measure(device: Device, case: Case, precision: Precision | None = None) -> Measurement:
+def measure(device: Device, case: Case, rule: StopRule | None = None) -> Measurement:
     """Measure ``case`` on ``device``.
 
     Raises:
         Unsupported: the device lacks what the case needs; nothing was run.
         WrongResult: the result differs from the reference; nothing was timed.
     """
-    precision = precision or Precision()
+    rule = rule or StopRule()
     params = dict(case.params)
     if case.precision and (reason := device.unsupported(case.precision)):
         raise Unsupported(reason)
@@ -85,14 +85,12 @@ def measure(device: Device, case: Case, precision: Precision | None = None) -> M
         run_check(prepared)
         with _garbage_collector_off():
             device.reset_peak_memory()  # neither the check's reference nor the last case's model
-            warmup_s, step_s, settled = _warm(device, prepared.step, precision)
+            warmup_s, step_s, settled = _warm(device, prepared.step, rule)
             cold = case.cache == "cold"
             timer_s = device.timer_cost_s()
             inner = 1 if cold else max(1, round(TIMER_MULTIPLE * timer_s / max(step_s, 1e-9)))
             with HostLoad() as load:
-                samples, stop = _sample(
-                    device, prepared.step, step_s, precision, inner=inner, cold=cold
-                )
+                samples, stop = _sample(device, prepared.step, step_s, rule, inner=inner, cold=cold)
             if prepared.waits:
                 samples.host_s.clear()
         outcome = prepared.outcome() if prepared.outcome else {}
@@ -129,9 +127,7 @@ def _elapsed(device: Device, step: Callable[[], object]) -> float:
     return device.now() - start
 
 
-def _warm(
-    device: Device, step: Callable[[], object], precision: Precision
-) -> tuple[float, float, bool]:
+def _warm(device: Device, step: Callable[[], object], rule: StopRule) -> tuple[float, float, bool]:
     """Step until two neighbouring windows agree in their medians.
 
     Windows are queued and timed as samples are, so that the host's share of a lone step does not
@@ -143,7 +139,7 @@ def _warm(
     """
     begin = device.now()
     step_s, before = _elapsed(device, step), math.nan
-    while (spent := device.now() - begin) < precision.warmup_s:
+    while (spent := device.now() - begin) < rule.warmup_s:
         if spent >= device.settle_s and abs(step_s - before) <= WARM_TOLERANCE * before:
             return spent, step_s, True
         before = step_s
@@ -156,7 +152,7 @@ def _sample(
     device: Device,
     step: Callable[[], object],
     step_s: float,
-    precision: Precision,
+    rule: StopRule,
     *,
     inner: int,
     cold: bool,
@@ -165,19 +161,19 @@ def _sample(
     samples = Samples()
     begin = device.now()
     # Batches grow, so that a device with a queue is synchronised rarely and judged seldom.
-    batch = precision.least if step_s * inner * precision.least < precision.budget_s else 1
+    batch = rule.least if step_s * inner * rule.least < rule.budget_s else 1
     while True:
         samples.extend(device.sample(step, inner=inner, count=batch, cold=cold))
         taken = len(samples.device_s)
         spent = device.now() - begin
-        enough = taken >= precision.least and spent >= device.settle_s
-        if enough and stats.median_interval(samples.device_s).half_width <= precision.half_width:
+        enough = taken >= rule.least and spent >= device.settle_s
+        if enough and stats.median_interval(samples.device_s).half_width <= rule.half_width:
             return samples, "precise"
-        if spent >= precision.budget_s:
+        if spent >= rule.budget_s:
             return samples, "budget"
         if taken >= MOST_SAMPLES:
             return samples, "count"
-        left = int((precision.budget_s - spent) / (spent / taken)) + 1
+        left = int((rule.budget_s - spent) / (spent / taken)) + 1
         batch = max(1, min(taken // 2, left, MOST_SAMPLES - taken))
 
 

@@ -209,8 +209,7 @@ def _draw(module: ModuleType, frame: pd.DataFrame) -> Figure:
 
 
 def _name(module: ModuleType) -> str:
-    """The file's stem; those of users are imported as ``gpubench_figures_STEM``."""
-    return module.__name__.rpartition(".")[2].removeprefix("gpubench_figures_")
+    return plugins.stem(module)
 
 
 def _inert(data: str) -> str:

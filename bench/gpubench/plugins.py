@@ -111,9 +111,9 @@ def module(kind: str, name: str) -> ModuleType:
     return _module(kind, find(kind, name, ".py"))
 
 
-def toml(kind: str, name: str) -> dict[str, Any]:
-    """Read the TOML extension ``name`` of ``kind``."""
-    return read_toml(find(kind, name, ".toml"))
+def stem(extension: ModuleType) -> str:
+    """The name an extension goes by: its file's."""
+    return Path(str(extension.__file__)).stem
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class Record:
     torch: str | None = _column("version of torch, with its build")
     cupy: str | None = _column("version of CuPy")
     python: str | None = _column("version of Python")
-    os: str | None = _column("operating system and kernel release")
+    os: str | None = _column("operating system and the number of its release")
     cpu: str | None = _column("processor of the host")
     threads: int | None = _column("threads that torch uses on the processor")
     host_hash: str | None = _column("salted hash of the machine's identity")

@@ -153,6 +153,11 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
+def _no_formula(text: str) -> str:
+    """A spreadsheet would run text that begins like a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+
+
 def _csv(rows: Sequence[Row]) -> str:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
@@ -163,7 +168,7 @@ def _csv(rows: Sequence[Row]) -> str:
         writer.writerow(
             _json(value)
             if isinstance(value, (list, dict))
-            else clean(value)
+            else _no_formula(clean(value))
             if isinstance(value, str)
             else value
             for value in plain

@@ -7,6 +7,7 @@ can just collect records. Between two cases the file on disk is complete; stop i
 import random
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from uuid import uuid4
 from gpubench import store
 from gpubench.device import resolve
 from gpubench.errors import UsageError
-from gpubench.measure import Measurement, Precision
+from gpubench.measure import Measurement, StopRule
 from gpubench.record import FAILURES, Record
 from gpubench.suite import Suite
 from gpubench.worker import Forecast, Outcome, Worker
@@ -24,6 +25,8 @@ from gpubench.workload import Case, Work, format_value, get_workload
 
 # What a case costs beside its steps: preparing, checking, writing the row.
 OVERHEAD_S = 0.3
+# What the rows of one file have to share, beside the suite.
+SAME_WHEN_RESUMED = ("provenance", "card_id", "host_hash", "torch", "driver")
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,13 @@ class Plan:
     device: str
     environment: dict[str, Any]
     forecasts: list[tuple[Case, Forecast]]
-    precision: Precision
+    rule: StopRule
 
     def case_s(self, forecast: Forecast) -> float:
         """Expected wall time of a case, from its step time and the suite's budgets."""
         if forecast.left_out:
             return 0.0
-        longest = self.precision.budget_s + self.precision.warmup_s
+        longest = self.rule.budget_s + self.rule.warmup_s
         if forecast.step_s is None:
             return OVERHEAD_S + longest
         # A typical case needs some tens of samples, each with its cache cleared.
@@ -98,19 +101,17 @@ def _plan(request: Request, worker: Worker) -> Plan:
     suite = request.suite
     cases = list(suite.cases)
     forecasts = worker.forecast(cases, suite.step_limit_s)
-    precision = Precision(suite.half_width, suite.budget_s, suite.warmup_s)
+    rule = StopRule(suite.half_width, suite.budget_s, suite.warmup_s)
     made = Plan(
         resolve(request.device),
         worker.environment,
         list(zip(cases, forecasts, strict=True)),
-        precision,
+        rule,
     )
     if request.budget_s is not None:
         # Give each case its share of the whole, and never more than the suite would.
         share = min(1.0, request.budget_s / max(made.seconds * request.trials, 1e-9))
-        made.precision = replace(
-            precision, budget_s=precision.budget_s * share, warmup_s=precision.warmup_s * share
-        )
+        made.rule = replace(rule, budget_s=rule.budget_s * share, warmup_s=rule.warmup_s * share)
     return made
 
 
@@ -118,6 +119,11 @@ def result_path(output: str, device: str, card_id: str, suite: str, now: datetim
     """The file to write: ``output`` itself if it names one, else a new name in that folder."""
     if output.endswith(".parquet"):
         return Path(output)
+    if Path(output).suffix or Path(output).is_file():
+        raise UsageError(
+            f"-o {output} is neither a folder nor a .parquet file",
+            "give -o results or -o NAME.parquet",
+        )
     kind = "virtual-" if device.startswith("virtual:") else ""
     return Path(output) / f"{kind}{card_id}-{suite}-{now:%Y%m%dT%H%M%SZ}.parquet"
 
@@ -135,11 +141,10 @@ def resumed(path: str) -> Resumed:
 
     Raises:
         UnreadableResult: the file can't be read.
-        UsageError: it has no rows.
     """
     records = store.read_records(path)
     if not records:
-        raise UsageError(f"{path} has no rows to go on from", "run without --resume")
+        return Resumed("quick", 1)
     return Resumed(records[-1].suite, max(record.trial for record in records))
 
 
@@ -160,6 +165,8 @@ class Execution:
         self.records: list[Record] = store.read_records(resume) if resume else []
         self.path = Path(resume) if resume else None
         self._output = output
+        self._held = ExitStack()
+        self._begun: Path | None = None
         self._worker: Worker | None = None
         self._worker_trial = 0
         self.run_id = self.records[-1].run_id if self.records else uuid4().hex[:12]
@@ -180,7 +187,10 @@ class Execution:
             for position, (trial, case, forecast) in enumerate(todo, start=1):
                 elapsed = time.monotonic() - began
                 pace = elapsed / done_s if done_s > 5 else 1.0
-                yield Started(case, trial, position, len(todo), (expected_s - done_s) * pace)
+                left_s = (expected_s - done_s) * pace
+                if self.request.budget_s is not None:
+                    left_s = min(left_s, max(0.0, self.request.budget_s - elapsed))
+                yield Started(case, trial, position, len(todo), left_s)
                 record = self._run_case(made, trial, case, forecast, elapsed)
                 self.records.append(record)
                 writer.append(record)
@@ -188,6 +198,9 @@ class Execution:
                 yield Finished(record)
         finally:
             self._end_worker()
+            if self._begun and not self.records:
+                self._begun.unlink(missing_ok=True)  # a file without rows is no use to anybody
+            self._held.close()
 
     @property
     def failures(self) -> list[Record]:
@@ -199,7 +212,7 @@ class Execution:
         """The trial's own process: what differs between processes has to show between trials."""
         if self._worker is None or self._worker_trial != trial:
             self._end_worker()
-            self._worker = Worker(self.device, identify=self.request.identify)
+            self._worker = Worker(self.device, identify=self.request.identify, trial=trial)
             self._worker_trial = trial
         return self._worker
 
@@ -212,13 +225,39 @@ class Execution:
         if self.path is None:
             card_id = str(made.environment["card_id"])
             suite = self.request.suite.name
-            self.path = result_path(self._output, self.device, card_id, suite, datetime.now(UTC))
-            if self.path.exists():
+            path = result_path(self._output, self.device, card_id, suite, datetime.now(UTC))
+            if path.exists():
                 raise UsageError(
-                    f"{self.path} exists already",
-                    f"choose another -o, or complete it with --resume {self.path}",
+                    f"{path} exists already",
+                    f"choose another -o, or complete it with --resume {path}",
                 )
-        return store.Writer(self.path, self.records)
+            self.path = path
+            self._held.enter_context(store.exclusive(path))
+        else:
+            self._held.enter_context(store.exclusive(self.path))
+            self.records = store.read_records(str(self.path))
+            self._refuse_another_run(made)
+        writer = store.Writer(self.path, self.records)
+        self._begun = self.path
+        return writer
+
+    def _refuse_another_run(self, made: Plan) -> None:
+        """A file is completed only by what it was begun with.
+
+        Raises:
+            UsageError: another suite, device or software.
+        """
+        wanted = {"suite": self.request.suite.name} | {
+            column: made.environment.get(column) for column in SAME_WHEN_RESUMED
+        }
+        for column, now in wanted.items():
+            before = {getattr(record, column) for record in self.records}
+            if before - {now}:
+                raise UsageError(
+                    f"{self.path} was measured with {column} "
+                    f"{' and '.join(sorted(map(str, before)))}, not {now}",
+                    "give the same --suite and --device as then, or start a new file",
+                )
 
     def _todo(self, made: Plan) -> list[tuple[int, Case, Forecast]]:
         """Trials in turn, each in an order of its own, without what an earlier attempt has done."""
@@ -246,19 +285,24 @@ class Execution:
             outcome = Outcome("timeout", f"{reason}; --resume goes on")
         else:
             worker = self._worker_for(trial)
-            outcome = worker.measure(case, made.precision, self.request.suite.timeout_s)
+            outcome = worker.measure(case, made.rule, self.request.suite.timeout_s)
         if outcome.poisoned:
             self._end_worker()
-        return self._record(made, trial, case, started_at, outcome)
+        return self._record(made, trial, case, forecast, started_at, outcome)
 
     def _record(
-        self, made: Plan, trial: int, case: Case, started_at: datetime, outcome: Outcome
+        self,
+        made: Plan,
+        trial: int,
+        case: Case,
+        forecast: Forecast,
+        started_at: datetime,
+        outcome: Outcome,
     ) -> Record:
         workload = get_workload(case.workload)
         earlier = [
             record.attempt for record in self.records if record.key == (case.id, case.cache, trial)
         ]
-        work = workload.work(dict(case.params))
         record = Record(
             run_id=self.run_id,
             started_at=started_at,
@@ -275,7 +319,7 @@ class Execution:
             reason=outcome.reason,
             **made.environment,
         )
-        return _with_measurement(record, outcome.measurement, work)
+        return _with_measurement(record, outcome.measurement, forecast.work)
 
 
 def _with_measurement(record: Record, measurement: Measurement | None, work: Work | None) -> Record:

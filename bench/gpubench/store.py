@@ -10,8 +10,8 @@ import glob
 import os
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -100,6 +100,37 @@ class Writer:
                 f"{self.path} can't be written: {error.strerror or error}",
                 "free some space or choose another folder with -o; earlier rows are kept",
             ) from error
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other runs from writing ``path``, where the system has advisory locks.
+
+    Raises:
+        CannotWrite: another run is writing it, or the folder can't be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except BlockingIOError as error:
+        raise CannotWrite(
+            f"another run is writing {path}", "wait for its end, or choose another file with -o"
+        ) from error
+    except OSError as error:
+        raise CannotWrite(
+            f"{lock.parent}: {error.strerror}", "choose another folder with -o"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,6 +13,7 @@ A suite is one TOML file in ``suites/`` or anywhere::
     workload = "gemm"
     shape = ["1024x1024x1024"]
     precision = ["fp32", "bf16"]
+    cache = "hot"            # optional; else as the workload has it
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ from typing import Any
 from gpubench import plugins
 from gpubench.errors import UsageError
 from gpubench.workload import Case, get_workload
+
+LONGEST_S = 1e6
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,11 @@ def load_suite(name: str) -> Suite:
 
 def _fits(value: object, kind: type) -> bool:
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        return (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and 0 < value <= LONGEST_S
+        )
     return isinstance(value, kind)
 
 

@@ -10,7 +10,8 @@ import os
 import signal
 import tempfile
 import threading
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,8 +20,8 @@ from typing import Any
 from gpubench import environment
 from gpubench.device import Device, open_device
 from gpubench.errors import CaseOutcome, EnvironmentRefused, GpubenchError
-from gpubench.measure import Measurement, Precision, measure
-from gpubench.workload import Case, get_workload
+from gpubench.measure import Measurement, StopRule, measure
+from gpubench.workload import Case, Work, get_workload
 
 # Allocators, contexts and the operating system need their share of the memory.
 USABLE_MEMORY_SHARE = 0.8
@@ -47,6 +48,7 @@ class Forecast:
 
     step_s: float | None
     left_out: str | None
+    work: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Outcome:
 class Worker:
     """A measuring process and the pipe to it."""
 
-    def __init__(self, device: str, *, identify: bool) -> None:
+    def __init__(self, device: str, *, identify: bool, trial: int = 1) -> None:
         """Start it and wait for its first message.
 
         Raises:
@@ -75,7 +77,7 @@ class Worker:
         self._process = context.Process(
             target=serve,
             args=(theirs, device, self._log.name),
-            kwargs={"identify": identify},
+            kwargs={"identify": identify, "trial": trial},
             daemon=True,
         )
         self._process.start()
@@ -103,9 +105,12 @@ class Worker:
             raise EnvironmentRefused(f"the measuring process died: {self._last_words()}")
         return answer
 
-    def measure(self, case: Case, precision: Precision, timeout_s: float) -> Outcome:
+    def measure(self, case: Case, rule: StopRule, timeout_s: float) -> Outcome:
         """Have a case measured; a death or a time-out is an outcome, too."""
-        self._pipe.send(("measure", case, precision))
+        try:
+            self._pipe.send(("measure", case, rule))
+        except OSError:  # it died since the last case
+            return Outcome("crashed", self._last_words(), poisoned=True)
         answer = self._receive(timeout_s)
         if isinstance(answer, Outcome):
             return answer
@@ -115,8 +120,10 @@ class Worker:
         return Outcome("timeout", reason, poisoned=True)
 
     def stop(self) -> None:
-        """End the process; it keeps nothing that a kill could lose."""
+        """End the process and what it started; it keeps nothing that a kill could lose."""
         self._pipe.close()
+        with suppress(ProcessLookupError, PermissionError, AttributeError, TypeError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # started above
         self._process.kill()
         self._process.join()
         self._log.close()
@@ -124,7 +131,11 @@ class Worker:
     def _receive(self, timeout_s: float) -> object:
         """The next message; None when the process died, TimeoutError (returned) when it is late."""
         try:
-            return self._pipe.recv() if self._pipe.poll(timeout_s) else TimeoutError()
+            # Its death counts even while a child of its own holds the pipe open.
+            ready = connection.wait([self._pipe, self._process.sentinel], timeout_s)
+            if not ready:
+                return TimeoutError()
+            return self._pipe.recv() if self._pipe in ready or self._pipe.poll() else None
         except (EOFError, ConnectionError):
             return None
 
@@ -141,18 +152,22 @@ class Worker:
         return environment.without_identity(f"the process died ({how}){words}")[:500]
 
 
-def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool) -> None:
+def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool, trial: int) -> None:
     """Answer requests until the parent hangs up.
 
-    A request is ``("forecast", cases, step_limit_s)`` or ``("measure", case, precision)``.
+    A request is ``("forecast", cases, step_limit_s)`` or ``("measure", case, rule)``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with suppress(OSError, AttributeError):
+        os.setsid()  # so that what a workload starts ends with the worker
+    myself = os.getpid()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_die_with_parent, args=(log_path,), daemon=True).start()
     try:
         device = open_device(device_name)
+        device.begin_trial(trial)
         pipe.send(Hello(environment.describe(device, identify=identify)))
     except GpubenchError as error:
         pipe.send(Refusal(error))
@@ -165,22 +180,31 @@ def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool) 
         if request[0] == "forecast":
             pipe.send([forecast(device, case, request[2]) for case in request[1]])
         else:
-            pipe.send(attempt(device, *request[1:]))
+            outcome = attempt(device, *request[1:])
+            if os.getpid() != myself:  # a workload forked, and this is the copy
+                os._exit(1)
+            pipe.send(outcome)
 
 
 def forecast(device: Device, case: Case, step_limit_s: float) -> Forecast:
     """Whether a case fits the device's memory and the suite's patience, by its declared work."""
     if case.precision and (reason := device.unsupported(case.precision)):
         return Forecast(None, reason)
-    work = get_workload(case.workload).work(dict(case.params))
-    if work is None:
+    try:
+        work = get_workload(case.workload).work(dict(case.params))
+        return _forecast(device, case, work, step_limit_s) if work else Forecast(None, None)
+    except Exception:  # noqa: BLE001 - a fault in one workload's arithmetic is its row's, not the run's
         return Forecast(None, None)
+
+
+def _forecast(device: Device, case: Case, work: Work, step_limit_s: float) -> Forecast:
     memory = device.info.memory_bytes
     if memory and work.footprint and work.footprint > USABLE_MEMORY_SHARE * memory:
         return Forecast(
             None,
             f"left out: it needs about {work.footprint / 2**30:.1f} GiB, more than "
             f"{USABLE_MEMORY_SHARE:.0%} of the device's {memory / 2**30:.1f} GiB",
+            work,
         )
     step_s = device.expected_s(work, case.precision)
     if step_s is not None and step_s > step_limit_s:
@@ -188,14 +212,15 @@ def forecast(device: Device, case: Case, step_limit_s: float) -> Forecast:
             step_s,
             f"left out: a step would take about {step_s:.2g} s here and the suite allows "
             f"{step_limit_s:g} s",
+            work,
         )
-    return Forecast(step_s, None)
+    return Forecast(step_s, None, work)
 
 
-def attempt(device: Device, case: Case, precision: Precision) -> Outcome:
+def attempt(device: Device, case: Case, rule: StopRule) -> Outcome:
     """Measure a case and turn whatever comes of it into an outcome."""
     try:
-        return Outcome("ok", measurement=measure(device, case, precision))
+        return Outcome("ok", measurement=storable(measure(device, case, rule)))
     except CaseOutcome as error:
         return Outcome(error.status, environment.without_identity(str(error)))
     except Exception as error:  # noqa: BLE001 - whatever a workload raises is its row's reason, not the run's end
@@ -205,9 +230,36 @@ def attempt(device: Device, case: Case, precision: Precision) -> Outcome:
         return Outcome(status, environment.without_identity(text)[:500], poisoned=True)
 
 
-def _die_with_parent() -> None:
+def storable(measurement: Measurement) -> Measurement:
+    """A measurement whose every value has the type of its column.
+
+    Raises:
+        TypeError, ValueError: a workload gave something else; its case has failed then.
+    """
+    work = measurement.work
+
+    def number(value: float | None) -> float | None:
+        return None if value is None else float(value)
+
+    return replace(
+        measurement,
+        work=Work(
+            flops=number(work.flops),
+            bytes=number(work.bytes),
+            items=number(work.items),
+            item=None if work.item is None else str(work.item),
+            footprint=number(work.footprint),
+        ),
+        notes={str(name): str(value) for name, value in measurement.notes.items()},
+        outcome={str(name): float(value) for name, value in measurement.outcome.items()},
+    )
+
+
+def _die_with_parent(log_path: str) -> None:
     """A killed parent can't stop its worker; the worker notices by itself, in a sleeping thread."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
+        with suppress(OSError):
+            Path(log_path).unlink()
         os._exit(1)

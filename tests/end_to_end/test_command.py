@@ -41,7 +41,7 @@ def refused(done, status, *words):
     assert "Traceback" not in done.stderr
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("  → ") or len(lines) == 1
-    assert len([line for line in lines if not line.startswith("opening")]) <= 2
+    assert len([line for line in lines if not line.startswith(("opening", "reading"))]) <= 2
     for word in words:
         assert word in done.stderr
 
@@ -49,7 +49,7 @@ def refused(done, status, *words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["VERB"]),
+        (["show"], ["required: RESULTS"]),
         (["rnu"], ["did you mean 'run'"]),
         (["run", "--suite", "quik"], ["no suite is named 'quik'", "did you mean 'quick'"]),
         (["run", "--suite", "nowhere.toml"], ["nowhere.toml", "No such file"]),
@@ -70,6 +70,29 @@ def refused(done, status, *words):
 )
 def test_wrong_usage_is_answered_with_the_next_step(arguments, words, tmp_path):
     refused(gpubench(*arguments, cwd=tmp_path), 2, *words)
+
+
+def test_without_a_verb_it_shows_the_help():
+    done = gpubench()
+    assert done.returncode == 0
+    assert "verbs:" in done.stdout
+
+
+def test_text_of_strangers_never_reaches_the_terminal_as_commands(tmp_path, make_record):
+    hostile = "x\x1b]0;owned\x07; touch /tmp/owned #"
+    for name, run_id in (("a", "1"), ("b", "2")):
+        fields = ("suite", "card", "case_id", "workload", "architecture")
+        record = make_record(**dict.fromkeys(fields, hostile), run_id=run_id)
+        failed = make_record(case_id=f"{hostile}2", status="failed", reason=hostile, samples_s=None)
+        Writer(tmp_path / f"{name}.parquet", [record, failed])
+    for words in (["show"], ["compare"], ["compare", "--baseline", "zz"], ["validate"]):
+        done = gpubench(words[0], tmp_path, *words[1:])
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        assert "--suite x;" not in done.stderr
+    resumed = gpubench("run", "--resume", tmp_path / "a.parquet", "--device", "virtual:tesla-t4")
+    assert resumed.returncode == 2
+    assert "\x1b" not in resumed.stderr
 
 
 def damaged(tmp_path, make_record, kind):

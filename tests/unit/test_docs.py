@@ -81,7 +81,7 @@ def test_every_module_is_in_the_picture():
 def test_the_workload_of_the_contributing_page_works_as_it_stands(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="the page's example computes with torch")
     from gpubench.device import open_device
-    from gpubench.measure import Precision
+    from gpubench.measure import StopRule
     from gpubench.measure import measure as measure_case
     from gpubench.workload import Case
 
@@ -91,7 +91,7 @@ def test_the_workload_of_the_contributing_page_works_as_it_stands(tmp_path, monk
     (folder / "square.py").write_text(code)
     monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path))
     case = Case("square", (("n", 2**16), ("precision", "fp16")))
-    measured = measure_case(open_device("cpu"), case, Precision(budget_s=0.1, warmup_s=0.1))
+    measured = measure_case(open_device("cpu"), case, StopRule(budget_s=0.1, warmup_s=0.1))
     assert measured.work.bytes == 2 * 2 * 2**16
 
 

@@ -9,7 +9,7 @@ from gpubench import measure as loop
 from gpubench.backends.virtual import Script, VirtualDevice
 from gpubench.cards import get_card
 from gpubench.errors import Unsupported, WrongResult
-from gpubench.measure import Precision, measure
+from gpubench.measure import StopRule, measure
 from gpubench.stats import median
 from gpubench.workload import Case
 
@@ -63,20 +63,20 @@ def test_noisier_steps_take_more_samples_until_the_interval_is_narrow_enough():
 
 
 def test_a_budget_that_is_too_short_is_flagged_and_keeps_its_samples():
-    measured = measure(on_card(noise=0.3), CASE, Precision(half_width=0.001, budget_s=0.5))
+    measured = measure(on_card(noise=0.3), CASE, StopRule(half_width=0.001, budget_s=0.5))
     assert measured.stop == "budget"
     assert "unconverged" in measured.flags
     assert len(measured.samples.device_s) >= 10
 
 
 def test_one_step_longer_than_the_budget_still_gives_a_sample():
-    measured = measure(on_card(), CASE, Precision(budget_s=1e-4, warmup_s=1e-4))
+    measured = measure(on_card(), CASE, StopRule(budget_s=1e-4, warmup_s=1e-4))
     assert len(measured.samples.device_s) >= 1
     assert measured.stop == "budget"
 
 
 def test_a_device_that_keeps_slowing_down_is_flagged_as_unsettled():
-    measured = measure(on_card(noise=0.0, drift=40.0), CASE, Precision(warmup_s=0.05))
+    measured = measure(on_card(noise=0.0, drift=40.0), CASE, StopRule(warmup_s=0.05))
     assert "unsettled" in measured.flags
 
 

@@ -270,7 +270,10 @@ def test_csv_keeps_one_row_a_line_whatever_the_text(texts):
     out = render.rows([{"name": text, "n": 1} for text in texts], COLUMNS, "csv", "x")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["n"] for row in rows] == ["1"] * len(texts)
-    assert [row["name"] for row in rows] == [render.clean(text) for text in texts]
+    cleaned = [render.clean(text) for text in texts]
+    # A spreadsheet would run what begins like a formula, so a quote goes before it.
+    expected = [f"'{text}" if text.startswith(("=", "+", "-", "@")) else text for text in cleaned]
+    assert [row["name"] for row in rows] == expected
     assert out.count("\n") == len(texts) + 1
 
 

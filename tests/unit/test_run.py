@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gpubench import store
-from gpubench.errors import EnvironmentRefused, UsageError
+from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
 from gpubench.run import Execution, Finished, Request, Started, plan
 from gpubench.suite import load_suite
 
@@ -173,6 +173,81 @@ def test_the_plan_lists_every_case_and_its_time(suite):
     assert len(made.forecasts) == len(suite.cases)
     assert made.seconds == pytest.approx(sum(made.case_s(one) for _, one in made.forecasts))
     assert made.seconds > 0
+
+
+def test_a_worker_that_died_between_two_cases_costs_one_row_and_not_the_rest(suite, tmp_path):
+    execution = Execution(Request(suite, CARD), str(tmp_path))
+    finished = 0
+    for event in execution:
+        if isinstance(event, Finished):
+            finished += 1
+            if finished == 2:
+                os.kill(execution._worker._process.pid, signal.SIGKILL)
+                execution._worker._process.join()
+    assert [record.status for record in execution.records].count("crashed") == 1
+    assert finished == len(suite.cases)
+
+
+@pytest.mark.parametrize("other", ["virtual:tesla-t4", "cpu"])
+def test_a_file_is_not_completed_by_another_device(suite, tmp_path, other):
+    first, _ = execute(suite, tmp_path, f"{CARD},oom=*512x512x512*")
+    before = first.path.read_bytes()
+    if other == "cpu":
+        pytest.importorskip("torch", reason="the processor measures with torch")
+    with pytest.raises(UsageError, match="was measured with"):
+        execute(suite, tmp_path, other, resume=str(first.path))
+    assert first.path.read_bytes() == before
+
+
+def test_two_runs_cannot_write_one_file(suite, tmp_path):
+    first, _ = execute(suite, tmp_path, f"{CARD},oom=*")
+    with (
+        store.exclusive(first.path),
+        pytest.raises(CannotWrite, match="another run is writing"),
+    ):
+        execute(suite, tmp_path, resume=str(first.path))
+
+
+WORKLOADS = """
+import os
+from gpubench.workload import Prepared, Work, workload
+
+@workload(version=1, kind=["plain", "fork", "text", "huge"])
+def odd(device, kind):
+    if kind == "fork" and os.fork() == 0:
+        return Prepared(step=lambda: None, notes={"really": "the copy"})
+    return Prepared(
+        step=lambda: None,
+        work=Work(flops=10**400 if kind == "huge" else 1),
+        notes={"really": kind, "number": 3},
+        outcome=lambda: {"loss": "much" if kind == "text" else 1},
+    )
+
+def raising(kind):
+    raise ZeroDivisionError("in the declared work")
+
+@workload(version=1, work=raising, kind=["any"])
+def odd_work(device, kind):
+    return Prepared(step=lambda: None)
+"""
+
+
+def test_odd_workloads_spoil_their_own_row_only(tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="the processor measures with torch")
+    (tmp_path / "mine" / "workloads").mkdir(parents=True)
+    (tmp_path / "mine" / "workloads" / "odd.py").write_text(WORKLOADS)
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path / "mine"))
+    path = tmp_path / "odd.toml"
+    blocks = "[[case]]\nworkload = 'odd'\n[[case]]\nworkload = 'odd_work'\n"
+    path.write_text(f"budget_s = 0.1\nwarmup_s = 0.1\n{blocks}")
+    execution, _ = execute(load_suite(str(path)), tmp_path, "cpu")
+    rows = {(record.workload, record.params["kind"]): record for record in execution.records}
+    assert rows["odd", "plain"].status == rows["odd", "fork"].status == "ok"
+    assert rows["odd", "fork"].notes == {"really": "fork", "number": "3"}
+    assert rows["odd", "plain"].notes["really"] == "plain"
+    for key in (("odd", "text"), ("odd", "huge"), ("odd_work", "any")):
+        assert rows[key].status == "failed"
+    assert "ZeroDivisionError" in rows["odd_work", "any"].reason
 
 
 def alive(pid):

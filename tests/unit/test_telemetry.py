@@ -8,7 +8,7 @@ import pytest
 from gpubench import measure as loop
 from gpubench import telemetry
 from gpubench.device import open_device
-from gpubench.measure import Precision, measure
+from gpubench.measure import StopRule, measure
 from gpubench.telemetry import HostLoad
 from gpubench.workload import Case
 
@@ -67,7 +67,7 @@ def test_load_by_others_is_kept_and_flagged_above_its_limit(monkeypatch, share, 
 
     monkeypatch.setattr(loop, "HostLoad", Scripted)
     case = Case("gemm", (("shape", "64x64x64"), ("precision", "fp32")))
-    measured = measure(open_device("cpu"), case, Precision(budget_s=0.05, warmup_s=0.05))
+    measured = measure(open_device("cpu"), case, StopRule(budget_s=0.05, warmup_s=0.05))
     assert measured.foreign_load == share
     assert ("other_processes" in measured.flags) == flagged
     virtual = measure(open_device("virtual:tesla-t4"), case)

@@ -15,6 +15,7 @@ from gpubench.errors import EnvironmentRefused, UsageError
 if TYPE_CHECKING:
     from gpubench.workload import Work
 
+EXAMPLE = "cpu"
 PRIORITY = 0
 
 # A core of a recent server or laptop does about this much in torch's large kernels. Planning

@@ -19,6 +19,7 @@ from gpubench.errors import EnvironmentRefused, UsageError
 if TYPE_CHECKING:
     from gpubench.workload import Work
 
+EXAMPLE = "cuda:0"
 PRIORITY = 10
 
 # No card of the catalogue has more; for cards that it lacks.

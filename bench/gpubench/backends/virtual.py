@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gpubench.workload import Value, Work, Workload
 
+EXAMPLE = "virtual:geforce-rtx-3090"
 PRIORITY = -1
 
 
@@ -134,6 +135,10 @@ class VirtualDevice(Device):
             compute_capability=card.compute_capability,
             power_limit_w=card.power_w,
         )
+
+    def begin_trial(self, trial: int) -> None:
+        """Other noise in each process, the same again in the same trial."""
+        self.random = random.Random(f"{self.script.seed}:{trial}")
 
     def unsupported(self, precision: str) -> str | None:
         """By the card's compute capability."""
