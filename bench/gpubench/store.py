@@ -251,13 +251,12 @@ def read(path: str) -> pa.Table:
 
 
 def _open(path: str) -> pa.Table:
-    filesystem, inner = _file_system(path) if "://" in path else (None, path)
-    if filesystem is None:
+    if "://" not in path:
         _check_file(path)
     try:
-        table = pq.read_table(
-            inner, filesystem=filesystem, partitioning=None, page_checksum_verification=True
-        )
+        # One open stream: a run that goes on replaces the file between two openings.
+        with _stream(path) as stream:
+            table = pq.read_table(stream, page_checksum_verification=True)
         table.validate(full=True)
         _ = table.column_names  # decoded only now; a damaged one is no text
     except FileNotFoundError as error:
@@ -268,6 +267,14 @@ def _open(path: str) -> pa.Table:
             "measure again, or `gpubench run --resume` from an earlier copy",
         ) from error
     return table
+
+
+def _stream(path: str) -> Any:
+    """A local file, or an object of a store, open for reading at any place."""
+    if "://" not in path:
+        return Path(path).open("rb")
+    filesystem, inner = _file_system(path)
+    return filesystem.open_input_file(inner)
 
 
 def _check_file(path: str) -> None:

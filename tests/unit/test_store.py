@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import types
 import typing
 from dataclasses import asdict, fields
@@ -756,3 +757,23 @@ def test_every_annotation_of_the_record_has_a_column_type():
     """A new field with an annotation that no column can hold fails here, not on a user's disk."""
     for name, hint in HINTS.items():
         assert isinstance(store.arrow_type(hint), pa.DataType), name
+
+
+def test_a_file_that_a_run_goes_on_replacing_is_read_whole(tmp_path, make_record):
+    """Reading opens the file once; two openings would see two files."""
+    path = tmp_path / "growing.parquet"
+    writer = store.Writer(path)
+    stop = threading.Event()
+
+    def write():
+        while not stop.is_set():
+            writer.append(make_record(samples_s=[0.1] * 50))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        seen = [len(store.read_records(str(path))) for _ in range(60)]
+    finally:
+        stop.set()
+        thread.join()
+    assert seen == sorted(seen)
