@@ -382,3 +382,11 @@ def test_trials_of_different_software_or_code_are_different_rows(load, make_reco
     ]
     found = table.summary(load(*records))
     assert sorted(found["trials"]) == [1, 1, 2]
+
+
+def test_what_one_suite_left_out_and_another_measured_is_ok(load, make_record):
+    left_out = {"status": "unsupported", "reason": "left out: too slow", "samples_s": None}
+    found = table.summary(load(make_record(run_id="full"), make_record(run_id="quick", **left_out)))
+    assert list(found["status"]) == ["ok"]
+    assert list(found["reason"]) == [None]
+    assert list(found["trials"]) == [1]
