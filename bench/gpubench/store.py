@@ -254,9 +254,11 @@ def _open(path: str) -> pa.Table:
     if "://" not in path:
         _check_file(path)
     try:
-        # One open stream: a run that goes on replaces the file between two openings.
+        # One opening: a run that goes on replaces the file between two. Into memory first, and
+        # without threads: one of Arrow's that still holds a Python stream aborts the exit.
         with _stream(path) as stream:
-            table = pq.read_table(stream, page_checksum_verification=True)
+            content = pa.BufferReader(stream.read_buffer())
+        table = pq.read_table(content, use_threads=False, page_checksum_verification=True)
         table.validate(full=True)
         _ = table.column_names  # decoded only now; a damaged one is no text
     except FileNotFoundError as error:
@@ -269,10 +271,10 @@ def _open(path: str) -> pa.Table:
     return table
 
 
-def _stream(path: str) -> Any:
+def _stream(path: str) -> pa.NativeFile:
     """A local file, or an object of a store, open for reading at any place."""
     if "://" not in path:
-        return Path(path).open("rb")
+        return pa.OSFile(path)
     filesystem, inner = _file_system(path)
     return filesystem.open_input_file(inner)
 

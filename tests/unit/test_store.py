@@ -777,3 +777,11 @@ def test_a_file_that_a_run_goes_on_replacing_is_read_whole(tmp_path, make_record
         stop.set()
         thread.join()
     assert seen == sorted(seen)
+
+
+def test_a_process_that_read_a_file_ends_cleanly_at_once(tmp_path, make_record):
+    """A thread of Arrow's that still holds a Python stream aborts two of three such processes."""
+    path = write(tmp_path / "a.parquet", make_record())
+    script = "import sys; from gpubench import store; store.read(sys.argv[1])"
+    ends = [subprocess.run([sys.executable, "-c", script, path], check=False) for _ in range(8)]
+    assert [end.returncode for end in ends] == [0] * 8
