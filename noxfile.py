@@ -268,6 +268,40 @@ def agreement(session: nox.Session) -> None:
     python(session, "benchmarks/timer_agreement.py", *session.posargs)
 
 
+@nox.session(name="telemetry-cost")
+def telemetry_cost(session: nox.Session) -> None:
+    """Check that what is read beside a measurement costs it less than 1 %."""
+    ready("run")
+    python(session, "benchmarks/telemetry_cost.py", *session.posargs)
+
+
+@nox.session(name="verdict-study")
+def verdict_study(session: nox.Session) -> None:
+    """Measure this machine's false alarms and power again: 20 quick runs, all ways to split them.
+
+    Takes about 25 minutes on two CPU cores; leave the machine alone meanwhile. With ``-- evaluate``
+    the kept runs are only evaluated again.
+    """
+    ready("run", "dev")
+    if session.posargs != ["evaluate"]:
+        python(session, "benchmarks/verdict_study/measure.py", *session.posargs)
+    python(session, "benchmarks/verdict_study/evaluate.py")
+
+
+@nox.session(name="time-to-precision")
+def time_to_precision(session: nox.Session) -> None:
+    """Time gpubench, torch.utils.benchmark and pytest-benchmark to a median within 1 %."""
+    ready("run", "test")
+    python(session, "benchmarks/time_to_precision.py", *session.posargs)
+
+
+@nox.session
+def efficiency(session: nox.Session) -> None:
+    """Show the share of the quick suite that is spent in timed steps, and where the rest goes."""
+    ready("run")
+    python(session, "benchmarks/efficiency.py", *session.posargs)
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel and the source distribution into dist/."""

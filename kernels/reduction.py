@@ -123,7 +123,10 @@ def reduction(device: "Device", implementation: str, n: int, precision: str) -> 
             float(result), expected, **_tolerance(added_in, n, str(result.dtype))
         )
 
-    return Prepared(step=step, check=check)
+    def another() -> Callable[[], Any]:
+        return IMPLEMENTATIONS[implementation](values.clone(), precision)
+
+    return Prepared(step=step, check=check, another=another)
 
 
 def _tolerance(added_in: str, n: int, result_type: str) -> dict[str, float]:

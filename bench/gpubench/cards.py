@@ -39,6 +39,7 @@ class Card:
     architecture: str
     compute_capability: str
     sm_count: int
+    boost_clock_hz: float
     memory_bytes: int
     bandwidth: float
     cache_bytes: int
@@ -153,6 +154,7 @@ def _card(row: dict[str, str]) -> Card:
         architecture=row["architecture"],
         compute_capability=row["compute_capability"],
         sm_count=int(row["sm_count"]),
+        boost_clock_hz=float(row["boost_clock_mhz"]) * 1e6,
         memory_bytes=int(float(row["memory_gib"]) * GIB),
         bandwidth=float(row["memory_bandwidth_gbs"]) * 1e9,
         cache_bytes=int(float(row["l2_mib"]) * 2**20),

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
+    from gpubench.ab import Interleaved
     from gpubench.run import Execution
 
 FORMATS = ("table", "json", "csv", "markdown")
+EXCHANGE = ("pytest-benchmark", "csv")
 LISTS = ("workloads", "suites", "cards", "profiles", "figures")
 
 
@@ -91,7 +93,7 @@ def complain(error: errors.GpubenchError) -> None:
 
 def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:
     """A dependency that is not installed; anything else is a bug and raised again."""
-    extras = {"torch": "run", "transformers": "run", "ray": "fleet"}
+    extras = {"torch": "run", "transformers": "run", "ray": "fleet", "pytest_benchmark": "pytest"}
     name = (error.name or "").partition(".")[0]
     if not name or name == "gpubench":
         raise error
@@ -222,6 +224,16 @@ def add_run(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--resume", metavar="FILE", help="complete an earlier file in place")
     sub.add_argument("--dry-run", action="store_true", help="say what would run, and for how long")
+    sub.add_argument("--graph", action="store_true", help="launch steps as CUDA graphs")
+    sub.add_argument(
+        "--shard", type=part, metavar="K/N", help="run the K-th of N parts of the suite"
+    )
+    sub.add_argument(
+        "--run-id", type=run_name, metavar="ID", help="shared by the parts of one run"
+    )
+    sub.add_argument(
+        "--first-trial", type=positive, default=1, metavar="K", help="number of the first trial"
+    )
     sub.add_argument(
         "--identify", action="store_true", help="unsalted hashes of machine and card identities"
     )
@@ -236,12 +248,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     earlier = resumed(arguments.resume) if arguments.resume else None
     suite_name = arguments.suite or (earlier.suite if earlier else "quick")
+    suite = load_suite(suite_name).select(arguments.only, arguments.skip)
     request = Request(
-        suite=load_suite(suite_name).select(arguments.only, arguments.skip),
+        suite=suite.shard(*arguments.shard) if arguments.shard else suite,
         device=arguments.device,
         trials=arguments.trials or (earlier.trials if earlier else 1),
         budget_s=arguments.budget,
         identify=arguments.identify,
+        first_trial=arguments.first_trial,
+        run_id=arguments.run_id,
+        graph=arguments.graph,
     )
     if arguments.dry_run:
         console.print_plan(request, plan(request), arguments.format)
@@ -271,6 +287,12 @@ def resuming(arguments: argparse.Namespace, execution: Execution) -> str:
     for flag, patterns in (("--only", arguments.only), ("--skip", arguments.skip)):
         for pattern in patterns:
             command += [flag, pattern]
+    if arguments.shard:
+        command += ["--shard", "{}/{}".format(*arguments.shard)]
+    if arguments.first_trial > 1:
+        command += ["--first-trial", str(arguments.first_trial)]
+    if arguments.graph:
+        command.append("--graph")
     return join([*command, "--trials", str(execution.request.trials)])
 
 
@@ -279,6 +301,21 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def part(text: str) -> tuple[int, int]:
+    """``2/4`` → (2, 4)."""
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 2/4")
+    return int(number), int(count)
+
+
+def run_name(text: str) -> str:
+    """A name that is safe in file names and tables."""
+    if not (0 < len(text) <= 64 and text.replace("-", "").replace("_", "").isalnum()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of letters, digits, - and _")
+    return text
 
 
 def time_span(text: str) -> float:
@@ -330,25 +367,180 @@ def add_compare(sub: argparse.ArgumentParser) -> None:
         choices=("card", "run", "torch", "driver"),
         help="what tells the sides apart; default: card where there are several, else run",
     )
-    sub.add_argument(
-        "--min-effect", type=share, default=0.01, metavar="PERCENT", help="default: 1%%"
-    )
+    add_min_effect(sub)
     sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
     add_format(sub)
 
 
+def add_min_effect(sub: argparse.ArgumentParser) -> None:
+    """``--min-effect``, the same for every verb that judges."""
+    sub.add_argument(
+        "--min-effect",
+        type=share,
+        metavar="PERCENT",
+        help="default: what `gpubench calibrate` learnt of this machine, else 1%%",
+    )
+
+
 def compare(arguments: argparse.Namespace) -> int:
     """Print verdicts."""
+    from gpubench import calibration, table
     from gpubench import compare as comparison
-    from gpubench import table
 
     frame = table.load(arguments.results)
-    found = comparison.compare(frame, arguments.by, arguments.baseline, arguments.min_effect)
+    floor, said = calibration.floor_for(frame, arguments.min_effect)
+    found = comparison.compare(frame, arguments.by, arguments.baseline, floor)
     print(comparison.text(found, arguments.format), end="")
-    for line in comparison.conclusions(found):
+    for line in (*comparison.conclusions(found), said):
         print(line, file=sys.stderr)
+    if comparison.at_other_times(frame, arguments.by):
+        print(comparison.WEAKER_DESIGN, file=sys.stderr)
     failed = any(row["verdict"] == arguments.fail_on for row in found)
     return errors.EXIT_CONDITION_MET if failed else errors.EXIT_DONE
+
+
+def add_ab(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``ab``."""
+    sub.add_argument("a", metavar="A", help="the baseline: an environment, a commit or a file")
+    sub.add_argument("b", metavar="B", help="what is judged against it, of the same kind")
+    sub.add_argument("--suite", metavar="NAME|FILE.toml", help="default: quick; a file's own cases")
+    sub.add_argument("--device", default="auto", metavar="NAME", help="as of `gpubench run`")
+    for flag in ("--only", "--skip"):
+        sub.add_argument(
+            flag, action="append", default=[], metavar="GLOB", help="cases or workloads"
+        )
+    sub.add_argument(
+        "--trials", type=pairs, default=10, metavar="N", help="pairs of rounds; default: 10"
+    )
+    sub.add_argument("--budget", type=time_span, metavar="TIME", help="at most, as 90s or 10m")
+    add_min_effect(sub)
+    sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
+    sub.add_argument("-o", "--output", default="results", metavar="DIR", help="default: results")
+    add_format(sub)
+
+
+def ab(arguments: argparse.Namespace) -> int:
+    """Measure two sides in turn and print the verdicts."""
+    from gpubench.ab import Request, opened
+
+    request = Request(
+        given=(arguments.a, arguments.b),
+        suite=arguments.suite,
+        device=arguments.device,
+        only=arguments.only,
+        skip=arguments.skip,
+        pairs=arguments.trials,
+        budget_s=arguments.budget,
+        output=arguments.output,
+    )
+    rows: list[dict[str, Any]] = []
+    with opened(request) as interleaved:
+        try:
+            follow_rounds(interleaved)
+        except KeyboardInterrupt:
+            kept = "what is whole is kept" if interleaved.pairs_done else "nothing was measured"
+            print(f"gpubench: interrupted; {kept}", file=sys.stderr)
+            return errors.EXIT_INTERRUPTED
+        finally:
+            if interleaved.pairs_done:
+                rows = print_pairs(interleaved, arguments.min_effect, arguments.format)
+    if any(row["verdict"] == arguments.fail_on for row in rows):
+        return errors.EXIT_CONDITION_MET
+    return errors.EXIT_CASE_FAILED if interleaved.failures else errors.EXIT_DONE
+
+
+def follow_rounds(interleaved: Interleaved) -> None:
+    """Run it, saying what runs now: one live line on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from gpubench import render
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("", refresh_per_second=2) as status:
+        for event in interleaved:
+            left = "" if event.left_s is None else f", about {render.duration(event.left_s)} left"
+            pair = f"pair {event.pair} of {interleaved.request.pairs}{left}"
+            line = f"[{pair}] {render.clean(event.side.label)}"
+            if console.is_terminal:
+                status.update(Text(line))
+            else:
+                print(line, file=sys.stderr, flush=True)
+
+
+def print_pairs(
+    interleaved: Interleaved, min_effect: float | None, form: str
+) -> list[dict[str, Any]]:
+    """The verdicts of the pairs that are whole, what failed, and where all is kept."""
+    from gpubench import ab as pairing
+    from gpubench import compare as comparison
+    from gpubench import render
+
+    rows, floor = pairing.verdicts(interleaved, min_effect)
+    print(comparison.text(rows, form), end="")
+    usual = comparison.next_step(rows)
+    steps = [line for line in comparison.conclusions(rows) if line != usual]
+    done, wanted = interleaved.pairs_done, interleaved.request.pairs
+    steps += [floor, *filter(None, [pairing.next_step(interleaved, rows)])]
+    steps += sorted({row["detail"] for row in rows if row["reason"] == "differs"})
+    steps += pairing.failed(interleaved)
+    steps += [f"{done} of {wanted} pairs were measured"] if done < wanted else []
+    for line in steps:
+        print(render.clean(line), file=sys.stderr)
+    print(f"kept in {' and '.join(map(str, interleaved.paths.values()))}", file=sys.stderr)
+    return rows
+
+
+def pairs(text: str) -> int:
+    """A whole number from 3: fewer pairs say nothing about the spread between them."""
+    if not text.isdigit() or int(text) < 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 3")
+    return int(text)
+
+
+def add_calibrate(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``calibrate``."""
+    sub.add_argument(
+        "results",
+        nargs="*",
+        metavar="RESULTS",
+        help="runs of one build on this machine; without any, they are measured now",
+    )
+    sub.add_argument("--suite", default="quick", metavar="NAME|FILE.toml", help="default: quick")
+    sub.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda:0 or virtual:CARD"
+    )
+    sub.add_argument(
+        "--trials", type=positive, default=10, metavar="N", help="processes to measure; default: 10"
+    )
+    sub.add_argument(
+        "-o", "--output", default="results", metavar="DIR|FILE", help="default: results"
+    )
+    add_format(sub)
+
+
+def calibrate(arguments: argparse.Namespace) -> int:
+    """Learn this machine's own noise, from given runs or from new ones."""
+    from gpubench import calibration, console, table
+    from gpubench.run import Execution, Request
+    from gpubench.suite import load_suite
+
+    results = arguments.results
+    if not results:
+        if arguments.trials < calibration.LEAST_TRIALS:
+            raise errors.UsageError(
+                f"--trials {arguments.trials} is too few to learn from",
+                f"give {calibration.LEAST_TRIALS} or more; 10 take twice as long as 5 and say more",
+            )
+        suite = load_suite(arguments.suite)
+        request = Request(suite, arguments.device, arguments.trials)
+        execution = Execution(request, arguments.output)
+        console.follow(execution)
+        results = [str(execution.path)]
+    learnt = calibration.learn(table.load(results))
+    print(calibration.text(learnt, arguments.format), end="")
+    print(f"kept in {calibration.keep(learnt)}", file=sys.stderr)
+    return errors.EXIT_DONE
 
 
 def share(text: str) -> float:
@@ -360,6 +552,40 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 1%")
     return value
+
+
+def add_history(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``history``."""
+    add_results(sub)
+    sub.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="cases or workloads"
+    )
+    add_min_effect(sub)
+    sub.add_argument("--html", metavar="FILE", help="write the page with the figure too")
+    sub.add_argument(
+        "--fail-on", choices=("slower",), help="exit 1 if the last change of any case is this"
+    )
+    add_format(sub)
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Print where the results of a machine changed."""
+    from gpubench import calibration, table
+    from gpubench import history as past
+
+    frame = past.choose(table.load(arguments.results), arguments.only)
+    floor, said = calibration.floor_for(frame, arguments.min_effect)
+    found = past.histories(frame, floor)
+    print(past.text(found, arguments.format), end="")
+    for line in (*past.conclusions(found, frame), said):
+        print(line, file=sys.stderr)
+    if arguments.html:
+        from gpubench.report import write_history
+
+        print(f"page: {write_history(frame, found, arguments.html)}", file=sys.stderr)
+    latest = [row["verdict"] for row in past.rows(found) if row["latest"]]
+    failed = arguments.fail_on in latest
+    return errors.EXIT_CONDITION_MET if failed else errors.EXIT_DONE
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
@@ -406,6 +632,51 @@ def validate(arguments: argparse.Namespace) -> int:
     return errors.EXIT_DONE if all(row["valid"] for row in found) else errors.EXIT_USAGE
 
 
+# export, import -------------------------------------------------------------------------------
+
+
+def add_export(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``export``."""
+    add_results(sub)
+    sub.add_argument("--to", required=True, choices=EXCHANGE, help="what to make of them")
+    sub.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Print results in another tool's format, or write them to a file."""
+    from pathlib import Path
+
+    from gpubench import exchange
+
+    text = exchange.export(arguments.results, arguments.to)
+    if arguments.output is None:
+        print(text, end="")
+        return errors.EXIT_DONE
+    try:
+        Path(arguments.output).write_text(text, encoding="utf-8", errors="replace")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise errors.CannotWrite(f"{arguments.output}: {reason}", "choose another -o") from error
+    print(arguments.output)
+    return errors.EXIT_DONE
+
+
+def add_import(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``import``."""
+    sub.add_argument("file", metavar="FILE.json", help="what pytest-benchmark or `export` wrote")
+    sub.add_argument(
+        "-o", "--output", default="results", metavar="DIR|FILE", help="default: results"
+    )
+
+
+def import_(arguments: argparse.Namespace) -> int:
+    """Make a result file of a pytest-benchmark file."""
+    from gpubench.exchange import import_file
+
+    print(import_file(arguments.file, arguments.output))
+    return errors.EXIT_DONE
+
+
 VERBS: dict[
     str,
     tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str],
@@ -415,6 +686,11 @@ VERBS: dict[
     "run": (run, add_run, "measure a suite and keep the results"),
     "show": (show, add_show, "result files as one readable table"),
     "compare": (compare, add_compare, "which is faster, and is that real"),
+    "ab": (ab, add_ab, "two environments, commits or files in turn: which is faster"),
+    "calibrate": (calibrate, add_calibrate, "learn this machine's own noise, for its verdicts"),
+    "history": (history, add_history, "where the results of a machine changed over its runs"),
     "report": (report, add_report, "one HTML page of results, offline"),
     "validate": (validate, add_validate, "check that result files are whole and well-formed"),
+    "export": (export, add_export, "results for pytest-benchmark, or every sample as CSV"),
+    "import": (import_, add_import, "a result file from pytest-benchmark's JSON"),
 }

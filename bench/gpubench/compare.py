@@ -6,9 +6,9 @@ they were independent; that is what makes other rules call identical builds diff
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from shlex import quote
 from typing import Any, Literal, get_args
 
@@ -23,20 +23,28 @@ from gpubench.table import marked, under_heading
 Verdict = Literal["faster", "slower", "same", "inconclusive", "incomparable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 AXES = ("card", "run", "torch", "driver")
+#: what counts as no difference, on a machine whose own noise was never measured
 MIN_EFFECT = 0.01
 #: what two results have to share before a ratio of them means anything
-IDENTITY = ("workload_version", "workload_hash", "timer", "provenance")
+IDENTITY = ("workload_version", "workload_hash", "timer", "cold_by", "provenance")
 #: what all trials of one side have to share
 POOLED = ("torch", "driver", "card_id")
+#: two processes may agree by chance, and their spread then says far too little
+LEAST_TRIALS = 3
 #: trials a side that find a difference of 3 % where processes spread by 1 % (docs/method.md)
 TRIALS_TO_SETTLE = 5
+#: share of false alarms among the verdicts of one comparison
+FALSE_DISCOVERIES = 0.05
 
 MEANING = {
     "above_floor": "the whole interval lies beyond the minimum effect",
     "within_floor": "the whole interval lies within the minimum effect",
-    "single_trial": "one process on a side says nothing about the spread between processes",
+    "few_trials": "fewer than three processes on a side don't show how far processes spread",
     "wide_interval": "the interval reaches across the minimum effect: more trials may settle it",
     "no_spread": "all trials of a side are equal to the last digit: a clock too coarse to judge by",
+    "many_cases": "clear on its own, but among so many cases one such is to be expected by chance",
+    "clocks_differ": "the times differ as the clocks do: in clock cycles there is no such change",
+    "above_peak": "a side is faster than its card can be: a wrong clock, cache or declaration",
     "failed_trials": "a side lost trials, perhaps its slow ones",
     "not_measured": "one side has no ok result",
     "one_side_only": "one side does not have the case at all",
@@ -46,39 +54,68 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict with its reason code, and the interval of the ratio of times behind it."""
+    """A verdict with its reason code, the interval of the ratio of times, and the odds.
+
+    ``chance`` is the two-sided p-value against a difference within the minimum effect.
+    """
 
     verdict: Verdict
     reason: str
     ratio: stats.Interval | None = None
+    chance: float | None = None
 
 
 def judge(
     baseline: Sequence[float], contender: Sequence[float], min_effect: float = MIN_EFFECT
 ) -> Judgement:
-    """Judge two sides by their processes' medians, in seconds.
+    """Judge two sides by their processes' medians, in seconds, measured in any order.
 
     Welch's 95 % interval of the ratio of times has to clear ``min_effect`` as a whole.
     """
-    ratio = stats.ratio_interval(baseline, contender)
-    if min(len(baseline), len(contender)) < 2:
-        return Judgement("inconclusive", "single_trial", ratio)
-    if any(len(set(side)) == 1 for side in (baseline, contender)):
-        return Judgement("inconclusive", "no_spread", ratio)
+    found = stats.welch(baseline, contender)
+    if any(len(set(side)) == 1 < len(side) for side in (baseline, contender)):
+        return Judgement("inconclusive", "no_spread", found.interval())
+    return _judge(found, min(len(baseline), len(contender)), min_effect)
+
+
+def judge_pairs(
+    baseline: Sequence[float], contender: Sequence[float], min_effect: float = MIN_EFFECT
+) -> Judgement:
+    """Judge two sides whose processes ran in turns, the n-th of one next to the n-th of the other.
+
+    The 95 % interval of the paired ratios of times has to clear ``min_effect`` as a whole.
+    """
+    found = stats.paired(baseline, contender)
+    if not found.logs:
+        return Judgement("inconclusive", "few_trials")
+    if len(set(found.logs)) == 1 < len(found.logs):
+        return Judgement("inconclusive", "no_spread", found.interval())
+    return _judge(found, len(baseline), min_effect)
+
+
+def _judge(
+    found: stats.LogRatio | stats.PairedLogRatio, trials: int, min_effect: float
+) -> Judgement:
+    ratio, chance = found.interval(), found.chance(min_effect)
+    if trials < LEAST_TRIALS:
+        return Judgement("inconclusive", "few_trials", ratio)
     if ratio.low > 1 + min_effect:
-        return Judgement("slower", "above_floor", ratio)
+        return Judgement("slower", "above_floor", ratio, chance)
     if ratio.high < 1 / (1 + min_effect):
-        return Judgement("faster", "above_floor", ratio)
+        return Judgement("faster", "above_floor", ratio, chance)
     if ratio.low >= 1 / (1 + min_effect) and ratio.high <= 1 + min_effect:
-        return Judgement("same", "within_floor", ratio)
-    return Judgement("inconclusive", "wide_interval", ratio)
+        return Judgement("same", "within_floor", ratio, chance)
+    return Judgement("inconclusive", "wide_interval", ratio, chance)
 
 
 def compare(
     frame: pd.DataFrame,
     by: str | None = None,
     baseline: str | None = None,
-    min_effect: float = MIN_EFFECT,
+    min_effect: float | Callable[[Mapping[Hashable, Any]], float] = MIN_EFFECT,
+    *,
+    paired: bool = False,
+    expected: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Compare every side with the baseline, case by case.
 
@@ -86,7 +123,10 @@ def compare(
         frame: from `table.load`.
         by: what tells the sides apart: card, run, torch or driver; card where there are several.
         baseline: beginning of the label of the side to compare with; the oldest by default.
-        min_effect: relative difference below which two results count as the same.
+        min_effect: relative difference below which two results count as the same, or what gives
+            it for a row of the frame (`calibration.Calibration.floor`).
+        paired: the sides ran in turns, so that trials of one number are neighbours in time.
+        expected: columns of IDENTITY that may differ, being what is compared.
 
     Raises:
         UsageError: there is one side only, or no side has such a label.
@@ -102,6 +142,8 @@ def compare(
             f"give more files, or another --by ({', '.join(AXES)})",
         )
     chosen = _pick_baseline(order, baseline, by)
+    floor = min_effect if callable(min_effect) else lambda _: min_effect
+    rule = Rule(floor, paired=paired, expected=frozenset(expected))
     rows = []
     last = frame.groupby("side")[["architecture", "card", "provenance"]].last()
     for _, cases in frame.groupby(["case_id", "cache"], sort=False, dropna=False):
@@ -110,11 +152,55 @@ def compare(
             other = cases[cases["side"] == side]
             if side != chosen and (len(base) or len(other)):
                 where = {"baseline": chosen, "side": side, **last.loc[side].map(str)}
-                rows.append(_row(base, other, min_effect) | where)
+                rows.append(_row(base, other, rule) | where)
     return sorted(
-        rows,
+        _corrected(rows),
         key=lambda row: (row["architecture"], row["card"], row["side"], natural(row["case_id"])),
     )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How two sides of a case are judged; see `compare`."""
+
+    floor: Callable[[Mapping[Hashable, Any]], float]
+    paired: bool = False
+    expected: frozenset[str] = frozenset()
+
+    def judge(self, base: pd.DataFrame, other: pd.DataFrame, factor: str | None) -> Judgement:
+        """Judge ok rows by their medians, multiplied by column ``factor`` (clocks give cycles)."""
+        min_effect = self.floor(other.iloc[-1].to_dict())
+        sides = [side.assign(value=_scaled(side, factor)) for side in (base, other)]
+        if self.paired:
+            both = sides[0].merge(sides[1], on="trial")
+            return judge_pairs(list(both["value_x"]), list(both["value_y"]), min_effect)
+        return judge(_units(sides[0]), _units(sides[1]), min_effect)
+
+
+def _scaled(side: pd.DataFrame, factor: str | None) -> "pd.Series[float]":
+    return side["median_s"] * side[factor] if factor else side["median_s"]
+
+
+def _units(side: pd.DataFrame) -> list[float]:
+    """The independent values of a side: one per run where there are enough, else per process.
+
+    Processes of one run share its hour: their spread is less than that between runs.
+    """
+    if side["run_id"].nunique() < LEAST_TRIALS:
+        return list(side["value"])
+    return [stats.geometric_mean(list(values)) for _, values in side.groupby("run_id")["value"]]
+
+
+def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take back what so many looks make likely by chance (Benjamini and Hochberg)."""
+    judged = [row for row in rows if row["chance"] is not None]
+    adjusted = stats.false_discovery([row["chance"] for row in judged])
+    for row, share in zip(judged, adjusted, strict=True):
+        row["false_discovery_rate"] = share
+        if row["verdict"] in ("faster", "slower") and share > FALSE_DISCOVERIES:
+            row |= {"verdict": "inconclusive", "reason": "many_cases"}
+            row["detail"] = MEANING["many_cases"]
+    return rows
 
 
 def labels(frame: pd.DataFrame, by: str) -> list[str]:
@@ -123,10 +209,13 @@ def labels(frame: pd.DataFrame, by: str) -> list[str]:
         raise UsageError(f"--by {by!r}", f"it is one of {', '.join(AXES)}")
     if by == "run":
         names = [name.removesuffix(".parquet") for name in frame["file"]]
-        shared = frame.groupby("file")["run_id"].transform("nunique") > 1
+        runs = frame.groupby("file")["run_id"].transform("nunique")
+        shards = frame.groupby("run_id")["file"].transform("nunique")
         return [
-            f"{name}#{run_id}" if several else name
-            for name, run_id, several in zip(names, frame["run_id"], shared, strict=True)
+            f"run {run_id}" if pieces > 1 else f"{name}#{run_id}" if several > 1 else name
+            for name, run_id, several, pieces in zip(
+                names, frame["run_id"], runs, shards, strict=True
+            )
         ]
     return [f"{by} unknown" if render.missing(value) else str(value) for value in frame[by]]
 
@@ -146,9 +235,9 @@ def _pick_baseline(order: Sequence[str], wanted: str | None, by: str) -> str:
     return matches[0]
 
 
-def _row(base: pd.DataFrame, other: pd.DataFrame, min_effect: float) -> dict[str, Any]:
+def _row(base: pd.DataFrame, other: pd.DataFrame, rule: Rule) -> dict[str, Any]:
     good = [side[side["status"] == "ok"] for side in (base, other)]
-    judgement, detail = _judge_sides(base, other, good, min_effect)
+    judgement, detail = _judge_sides(base, other, good, rule)
     last = (other if len(other) else base).iloc[-1]
     ratio = judgement.ratio
     return {
@@ -164,6 +253,9 @@ def _row(base: pd.DataFrame, other: pd.DataFrame, min_effect: float) -> dict[str
         "speedup": 1 / ratio.estimate if ratio else None,
         "speedup_low": 1 / ratio.high if ratio else None,
         "speedup_high": (1 / ratio.low if ratio.low else float("inf")) if ratio else None,
+        "min_effect": rule.floor(last.to_dict()),
+        "chance": judgement.chance,
+        "false_discovery_rate": None,
         "verdict": judgement.verdict,
         "reason": judgement.reason,
         "detail": detail,
@@ -172,8 +264,28 @@ def _row(base: pd.DataFrame, other: pd.DataFrame, min_effect: float) -> dict[str
 
 
 def _judge_sides(
-    base: pd.DataFrame, other: pd.DataFrame, good: Sequence[pd.DataFrame], min_effect: float
+    base: pd.DataFrame, other: pd.DataFrame, good: Sequence[pd.DataFrame], rule: Rule
 ) -> tuple[Judgement, str]:
+    if refused := _refused(base, other, good, rule):
+        return refused
+    judgement = rule.judge(good[0], good[1], None)
+    suspects = {"faster": [other], "slower": [base], "same": [base, other]}
+    lost = [
+        ~side["status"].isin(["ok", "unsupported"]) for side in suspects.get(judgement.verdict, [])
+    ]
+    if any(some.any() for some in lost):
+        judgement = replace(judgement, verdict="inconclusive", reason="failed_trials")
+    elif any("above_peak" in flags for ok in good for flags in ok["flags"]):
+        judgement = replace(judgement, verdict="inconclusive", reason="above_peak")
+    elif judgement.verdict in ("faster", "slower") and _only_clocks(good, judgement, rule):
+        judgement = replace(judgement, verdict="inconclusive", reason="clocks_differ")
+    return judgement, MEANING[judgement.reason]
+
+
+def _refused(
+    base: pd.DataFrame, other: pd.DataFrame, good: Sequence[pd.DataFrame], rule: Rule
+) -> tuple[Judgement, str] | None:
+    """What makes a ratio of two sides mean nothing, with the evidence."""
     for side, ok in zip((base, other), good, strict=True):
         if not len(side):
             which = "baseline" if side is base else "other side"
@@ -189,17 +301,41 @@ def _judge_sides(
             return Judgement("incomparable", "differs"), text
     for column in IDENTITY:
         values = [sorted(set(map(str, ok[column]))) for ok in good]
-        if values[0] != values[1] or len(values[0]) > 1:
+        between = values[0] != values[1] and column not in rule.expected
+        if between or any(len(found) > 1 for found in values):
             text = f"{column} {'/'.join(values[0])} against {'/'.join(values[1])}"
             return Judgement("incomparable", "differs"), text
-    judgement = judge(list(good[0]["median_s"]), list(good[1]["median_s"]), min_effect)
-    suspects = {"faster": [other], "slower": [base], "same": [base, other]}
-    lost = [
-        ~side["status"].isin(["ok", "unsupported"]) for side in suspects.get(judgement.verdict, [])
-    ]
-    if any(some.any() for some in lost):
-        judgement = Judgement("inconclusive", "failed_trials", judgement.ratio)
-    return judgement, MEANING[judgement.reason]
+    return None
+
+
+def _only_clocks(good: Sequence[pd.DataFrame], judgement: Judgement, rule: Rule) -> bool:
+    """Whether one card's times differ as its clocks did, so that the cycles are no such change."""
+    cards = {card for ok in good for card in ok["card_id"]}
+    clocked = [ok.assign(clock_hz=[_mean(spread) for spread in ok["sm_clock_hz"]]) for ok in good]
+    if len(cards) > 1 or any(ok["clock_hz"].isna().any() for ok in clocked):
+        return False
+    before, after = (stats.median(list(ok["clock_hz"])) for ok in clocked)
+    if abs(after / before - 1) <= MIN_EFFECT:
+        return False
+    return rule.judge(clocked[0], clocked[1], "clock_hz").verdict != judgement.verdict
+
+
+def _mean(spread: Mapping[str, float] | None) -> float:
+    return spread["mean"] if spread else float("nan")
+
+
+def at_other_times(frame: pd.DataFrame, by: str | None) -> bool:
+    """Whether sides of one machine were measured one after the other, not in turns."""
+    same = len(set(frame["host_hash"])) == 1 and len(set(frame["card_id"])) == 1
+    times = frame.assign(side=labels(frame, by or "run")).groupby("side")["started_at"]
+    spans = sorted(zip(times.min(), times.max(), strict=True))
+    return same and all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
+WEAKER_DESIGN = (
+    "the sides were measured at different times, which trials can't tell from a change; "
+    "`gpubench ab`, which measures them in turns, is the stronger design"
+)
 
 
 def next_step(rows: Sequence[dict[str, Any]]) -> str | None:

@@ -12,13 +12,13 @@ The measuring loop knows this contract and nothing of CUDA.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from gpubench import plugins
-from gpubench.errors import UsageError
+from gpubench.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
     from gpubench.workload import Prepared, Value, Work, Workload
@@ -52,6 +52,27 @@ class DeviceInfo:
     pcie: str | None = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A device's state at one moment; None is what it can't tell.
+
+    Attributes:
+        clock_hz: of the multiprocessors, or of a processor's cores.
+        energy_j: a counter that only grows; its differences are energy.
+        throttle: why the clocks are held down, by names that all backends share:
+            ``power``, ``thermal``, ``other``; empty when they are not.
+        other_processes: how many other processes compute on the device.
+    """
+
+    clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    power_w: float | None = None
+    temperature_c: float | None = None
+    energy_j: float | None = None
+    throttle: tuple[str, ...] | None = None
+    other_processes: int | None = None
+
+
 @dataclass
 class Samples:
     """Seconds per step, in the order taken; host seconds where enqueueing is apart from running."""
@@ -73,6 +94,11 @@ class Device(ABC):
     #: seconds of work before the device's clocks are what they stay at; of warm-up and of samples
     settle_s: ClassVar[float] = 0.0
     info: DeviceInfo
+    #: where ``Reading.energy_j`` comes from
+    energy_source: ClassVar[str | None] = None
+    #: how many times the last-level cache all copies of a case's data together must be, for the
+    #: copy that is up next to have left it; replacement that picks at random keeps exp(-5) of it
+    rotation_multiple: ClassVar[float] = 5.0
     #: where workloads put their tensors: the argument of torch's ``device=``
     torch_device: str = "cpu"
 
@@ -127,6 +153,18 @@ class Device(ABC):
     def timer_cost_s(self) -> float:
         """What timing nothing costs, the smallest of 25 tries."""
         return min(self.sample(lambda: None, inner=1, count=25, cold=False).device_s)
+
+    def reading(self) -> Reading:
+        """Clocks, power, temperature …, now; called beside the timed steps, from another thread."""
+        return Reading()
+
+    def capture(self, steps: Sequence[Callable[[], object]]) -> Callable[[], object]:  # noqa: ARG002 - for devices with graphs
+        """One call that launches all ``steps`` at once, without the host in between.
+
+        Raises:
+            Unsupported: the device has no such graphs, or can't capture these steps.
+        """
+        raise Unsupported(f"{self.info.backend} has no graphs to capture steps in")
 
     def reset_peak_memory(self) -> None:
         """Start a new peak, where the device counts one."""

@@ -7,15 +7,17 @@ runs on any backend, and on the virtual one in no time.
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
+from typing import Any
 
 from gpubench import stats
 from gpubench.device import Device, Samples
 from gpubench.errors import Unsupported
-from gpubench.telemetry import FOREIGN_LOAD_LIMIT, HostLoad
-from gpubench.workload import Cache, Case, Work, get_workload, run_check
+from gpubench.telemetry import Telemetry
+from gpubench.workload import Cache, Case, Prepared, Step, Work, get_workload, run_check
 
 # A sample must last this many times what timing nothing costs, so that the timer's share of it
 # stays below 2 %.
@@ -29,23 +31,40 @@ WARM_TOLERANCE = 0.02
 # A CUDA stream takes about a thousand launches before it makes the host wait.
 MOST_QUEUED = 500
 MOST_SAMPLES = 10_000
+# Whoever looks too early stops at a lucky streak: from 20 samples on the interval keeps its 94 %.
+FIRST_LOOK = 20
+# Samples beyond the estimate of what is missing, so that the next look is most often the last.
+SLACK = 1.1
+# How much wider the 99 % interval of a median is than the 95 % one: their normal quantiles' ratio.
+WIDER_AT_99 = 1.314
+# Copies of a case's data that take turns; and how much of the memory they may fill.
+MOST_COPIES = 512
+COPIES_MEMORY_SHARE = 0.25
+# Steps in one CUDA graph, where copies don't ask for more: launching it is then one in twenty.
+GRAPH_STEPS = 20
+# Times that drift by more than this from the first third of the samples to the last are flagged.
+DRIFT_LIMIT = 0.02
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """When a case counts as measured.
+    """When a case counts as measured, and how its steps are launched.
 
     Attributes:
         half_width: relative half-width of the median's 95 % interval to stop at.
         budget_s: seconds of sampling at most.
         warmup_s: seconds of warm-up at most.
         least: samples at least, unless one step takes longer than the budget.
+        sustain_s: seconds of sampling at least, to see what a card does once it is hot.
+        graph: launch steps as one CUDA graph, which takes the host's part out.
     """
 
     half_width: float = 0.01
     budget_s: float = 2.0
     warmup_s: float = 1.0
     least: int = 10
+    sustain_s: float = 0.0
+    graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +79,39 @@ class Measurement:
     warmup_s: float
     stop: str
     work: Work
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    cold_by: str | None = None
     peak_memory_bytes: int | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     outcome: Mapping[str, float] = field(default_factory=dict)
-    foreign_load: float | None = None
     flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the steps of one case are launched and timed.
+
+    Attributes:
+        step: what a sample calls ``inner`` times.
+        copies: calls until each copy of the data had its turn.
+        each: steps of the case in one such call (more than one in a graph).
+        cold: whether the cache is flushed before each sample.
+    """
+
+    step: Step
+    timer: str
+    copies: int = 1
+    each: int = 1
+    cold: bool = False
+    cold_by: str | None = None
+    note: str | None = None
+
+    def sample(self, device: Device, *, inner: int, count: int, cold: bool) -> Samples:
+        """Samples per step of the case."""
+        taken = device.sample(self.step, inner=inner, count=count, cold=cold)
+        if self.each == 1:
+            return taken
+        return Samples([seconds / self.each for seconds in taken.device_s])
 
 
 def measure(device: Device, case: Case, rule: StopRule | None = None) -> Measurement:
@@ -74,51 +121,142 @@ def measure(device: Device, case: Case, rule: StopRule | None = None) -> Measure
         Unsupported: the device lacks what the case needs; nothing was run.
         WrongResult: the result differs from the reference; nothing was timed.
     """
-    rule = rule or StopRule()
     params = dict(case.params)
     if case.precision and (reason := device.unsupported(case.precision)):
         raise Unsupported(reason)
     workload = get_workload(case.workload)
     with device.mode(case.precision):
         prepared = device.prepare(workload, params)
-        first_step_s = _elapsed(device, prepared.step)
-        run_check(prepared)
-        with _garbage_collector_off():
-            device.reset_peak_memory()  # neither the check's reference nor the last case's model
-            warmup_s, step_s, settled = _warm(device, prepared.step, rule)
-            cold = case.cache == "cold"
-            timer_s = device.timer_cost_s()
-            inner = 1 if cold else max(1, round(TIMER_MULTIPLE * timer_s / max(step_s, 1e-9)))
-            with HostLoad() as load:
-                samples, stop = _sample(device, prepared.step, step_s, rule, inner=inner, cold=cold)
-            if prepared.waits:
-                samples.host_s.clear()
+        work = prepared.work or workload.work(params)
+        return measure_step(device, prepared, cache=case.cache, rule=rule, work=work)
+
+
+def measure_step(
+    device: Device,
+    prepared: Prepared,
+    *,
+    cache: Cache = "hot",
+    rule: StopRule | None = None,
+    work: Work | None = None,
+) -> Measurement:
+    """Check, warm and time a step that is ready on ``device``, in whatever mode that is now.
+
+    Raises:
+        WrongResult: the result differs from the reference; nothing was timed.
+    """
+    rule, work = rule or StopRule(), work or prepared.work or Work()
+    first_step_s = _elapsed(device, prepared.step)
+    run_check(prepared)
+    with _garbage_collector_off():
+        device.reset_peak_memory()  # neither the check's reference nor the last case's model
+        launch = _launch(device, prepared, cache, rule, work)
+        warmup_s, step_s, settled = _warm(device, launch, rule)
+        timer_s = device.timer_cost_s()
+        least_s = TIMER_MULTIPLE * timer_s
+        call_s = max(step_s * launch.each, 1e-9)
+        # After a flush only one step is cold; copies that take turns stay cold for any number.
+        # A tenth more than needed: the samples may come out shorter than the warm-up said.
+        inner = 1 if launch.cold else max(1, math.ceil(1.1 * least_s / call_s))
+        with Telemetry(device) as telemetry:
+            samples, stop = _sample(device, launch, step_s, rule, inner)
+        if prepared.waits:
+            samples.host_s.clear()
         outcome = prepared.outcome() if prepared.outcome else {}
         peak = device.peak_memory_bytes()
-    is_real = device.provenance == "measured"
-    # A host clock times whatever else the processor does; device events don't.
-    disturbed = device.timer == "host" and (load.foreign or 0.0) > FOREIGN_LOAD_LIMIT
+    inner *= launch.each
     return Measurement(
         samples=samples,
-        timer=device.timer,
-        cache=case.cache,
+        timer=launch.timer,
+        cache=cache,
+        cold_by=launch.cold_by,
         inner=inner,
         first_step_s=first_step_s,
         warmup_s=warmup_s,
         stop=stop,
-        work=prepared.work or workload.work(params) or Work(),
+        work=work,
+        conditions=_conditions(device, telemetry, len(samples.device_s) * inner, launch),
         peak_memory_bytes=peak,
-        notes=prepared.notes,
+        notes=dict(prepared.notes) | ({"graph": launch.note} if launch.note else {}),
         outcome=outcome,
-        foreign_load=load.foreign if is_real else None,
         flags=(
-            *_flags(samples, inner, timer_s, stop, settled=settled),
-            *(("other_processes",) if disturbed else ()),
+            *_flags(samples, inner, least_s, stop, settled=settled),
+            *telemetry.flags(device.timer),
         ),
     )
 
 
-def _elapsed(device: Device, step: Callable[[], object]) -> float:
+def _launch(device: Device, prepared: Prepared, cache: Cache, rule: StopRule, work: Work) -> Launch:
+    """Decide how cold is had and whether a graph launches the steps."""
+    steps = _cold_steps(device, prepared, work) if cache == "cold" else [prepared.step]
+    flushed = not steps
+    cold_by = None if cache == "hot" else "flush" if flushed else "rotation"
+    steps = steps or [prepared.step]
+    note = None
+    if rule.graph and flushed:
+        note = "not used: inside a graph only copies that take turns stay cold"
+    elif rule.graph:
+        repeated = steps * max(1, round(GRAPH_STEPS / len(steps)))
+        try:
+            replay = device.capture(repeated)
+        except Unsupported as error:
+            note = f"not used: {error}"
+        else:
+            timer = "cuda_graph" if device.timer == "cuda_event" else device.timer
+            return Launch(replay, timer, 1, len(repeated), cold_by=cold_by, note="used")
+    return Launch(
+        _in_turn(steps), device.timer, len(steps), cold=flushed, cold_by=cold_by, note=note
+    )
+
+
+def _in_turn(steps: Sequence[Step]) -> Step:
+    """One step after another at each call, from the first again after the last."""
+    if len(steps) == 1:
+        return steps[0]
+    turn = cycle(steps)
+
+    def step() -> object:
+        return next(turn)()
+
+    return step
+
+
+def _cold_steps(device: Device, prepared: Prepared, work: Work) -> list[Step]:
+    """Steps on copies of the case's data that take turns; none if the cache has to be flushed.
+
+    When a copy's turn comes, the others have passed through the cache since: together they are
+    several times as large. That keeps any number of steps cold, in a graph too, and spends no
+    time on clearing.
+    """
+    cache, touched = device.info.cache_bytes, work.bytes
+    if not cache or not touched:
+        return []
+    copies = math.ceil(device.rotation_multiple * cache / touched)
+    if copies == 1:  # one step leaves nothing of itself
+        return [prepared.step]
+    available = COPIES_MEMORY_SHARE * (device.info.memory_bytes or 0)
+    if prepared.another is None or copies > MOST_COPIES or copies * touched > available:
+        return []
+    return [prepared.step, *(prepared.another() for _ in range(copies - 1))]
+
+
+def _conditions(device: Device, telemetry: Telemetry, steps: int, launch: Launch) -> dict[str, Any]:
+    """What went on during the samples, by the names of the result file's columns."""
+    energy_j = None if launch.cold else telemetry.energy_j  # flushes would count as steps
+    return {
+        "sm_clock_hz": telemetry.sm_clock_hz,
+        "memory_clock_hz": telemetry.memory_clock_hz,
+        "power_w": telemetry.power_w,
+        "temperature_c": telemetry.temperature_c,
+        "processor_clock_hz": telemetry.processor_clock_hz,
+        "foreign_load": telemetry.foreign,
+        "steal": telemetry.steal,
+        "throttle_reasons": telemetry.throttle_reasons,
+        "energy_j": None if energy_j is None else energy_j / steps,
+        "energy_source": None if energy_j is None else device.energy_source,
+    }
+
+
+def _elapsed(device: Device, step: Step) -> float:
     """Seconds of one step as its caller sees them."""
     device.synchronize()  # set-up may still be queued
     start = device.now()
@@ -127,8 +265,8 @@ def _elapsed(device: Device, step: Callable[[], object]) -> float:
     return device.now() - start
 
 
-def _warm(device: Device, step: Callable[[], object], rule: StopRule) -> tuple[float, float, bool]:
-    """Step until two neighbouring windows agree in their medians.
+def _warm(device: Device, launch: Launch, rule: StopRule) -> tuple[float, float, bool]:
+    """Step until two neighbouring windows agree in their medians, and on a GPU in their clocks.
 
     Windows are queued and timed as samples are, so that the host's share of a lone step does not
     count; and the device gets ``settle_s`` at least, however short its steps: clocks take their
@@ -138,58 +276,88 @@ def _warm(device: Device, step: Callable[[], object], rule: StopRule) -> tuple[f
         Seconds spent, seconds a step takes now, and whether the times settled before the cap.
     """
     begin = device.now()
-    step_s, before = _elapsed(device, step), math.nan
+    for _ in range(launch.copies):  # the first time costs allocations
+        launch.step()
+    step_s, before = _elapsed(device, launch.step) / launch.each, math.nan
+    clock, clock_before = None, None
     while (spent := device.now() - begin) < rule.warmup_s:
-        if spent >= device.settle_s and abs(step_s - before) <= WARM_TOLERANCE * before:
+        if spent >= device.settle_s and _close(step_s, before) and _close(clock, clock_before):
             return spent, step_s, True
-        before = step_s
-        count = max(WARM_STEPS, min(MOST_QUEUED, int(WARM_WINDOW_S / max(step_s, 1e-9))))
-        step_s = stats.median(device.sample(step, inner=1, count=count, cold=False).device_s)
+        before, clock_before = step_s, clock
+        call_s = max(step_s * launch.each, 1e-9)
+        count = max(WARM_STEPS, min(MOST_QUEUED, int(WARM_WINDOW_S / call_s)))
+        window = launch.sample(device, inner=1, count=count, cold=False)
+        step_s = stats.median(window.device_s)
+        # A processor's clock moves with whatever its other cores do.
+        clock = None if device.timer == "host" else device.reading().clock_hz
     return spent, step_s, False
 
 
+def _close(now: float | None, before: float | None) -> bool:
+    """Within the tolerance; what can't be read doesn't hold anything up."""
+    return now is None or before is None or abs(now - before) <= WARM_TOLERANCE * before
+
+
 def _sample(
-    device: Device,
-    step: Callable[[], object],
-    step_s: float,
-    rule: StopRule,
-    *,
-    inner: int,
-    cold: bool,
+    device: Device, launch: Launch, step_s: float, rule: StopRule, inner: int
 ) -> tuple[Samples, str]:
     """Take samples until they are precise enough, too many, or out of time."""
     samples = Samples()
     begin = device.now()
-    # Batches grow, so that a device with a queue is synchronised rarely and judged seldom.
-    batch = rule.least if step_s * inner * rule.least < rule.budget_s else 1
+    sample_s = step_s * launch.each * inner
+    first_look = max(rule.least, FIRST_LOOK)
+    batch = max(1, min(first_look, int(rule.budget_s / max(sample_s, 1e-9))))
     while True:
-        samples.extend(device.sample(step, inner=inner, count=batch, cold=cold))
+        samples.extend(launch.sample(device, inner=inner, count=batch, cold=launch.cold))
         taken = len(samples.device_s)
         spent = device.now() - begin
-        enough = taken >= rule.least and spent >= device.settle_s
-        if enough and stats.median_interval(samples.device_s).half_width <= rule.half_width:
+        enough = taken >= first_look and spent >= max(device.settle_s, rule.sustain_s)
+        reached = _half_width(samples.device_s) if enough else math.inf
+        if reached <= rule.half_width:
             return samples, "precise"
-        if spent >= rule.budget_s:
+        too_few = taken < rule.least and sample_s < rule.budget_s
+        if spent >= max(rule.budget_s, rule.sustain_s) and not too_few:
             return samples, "budget"
         if taken >= MOST_SAMPLES:
             return samples, "count"
-        left = int((rule.budget_s - spent) / (spent / taken)) + 1
-        batch = max(1, min(taken // 2, left, MOST_SAMPLES - taken))
+        # The interval narrows with the root of the count; the estimate says where it is due.
+        missing = SLACK * taken * (reached / rule.half_width) ** 2 - taken if enough else taken
+        left = int((max(rule.budget_s, rule.sustain_s) - spent) / (spent / taken)) + 1
+        wanted = max(taken / 2, min(missing, 9 * taken))
+        batch = max(1, min(math.ceil(wanted), left, MOST_SAMPLES - taken))
+
+
+def _half_width(times: Sequence[float]) -> float:
+    """Relative half-width of the median's 95 % interval, as a rule for stopping may trust it.
+
+    Its bounds are samples, which lie close together by luck at times, and then sampling would
+    stop; those of the 99 % interval are others, so they have to agree.
+    """
+    wider = stats.sample_interval(times, 0.99).half_width / WIDER_AT_99
+    return max(stats.sample_interval(times).half_width, wider)
 
 
 def _flags(
-    samples: Samples, inner: int, timer_s: float, stop: str, *, settled: bool
+    samples: Samples, inner: int, least_s: float, stop: str, *, settled: bool
 ) -> tuple[str, ...]:
     """What a reader should know before believing the number."""
-    middle = stats.median(samples.device_s)
+    times = samples.device_s
+    middle = stats.median(times)
     found = {
         "unconverged": stop != "precise",
         "unsettled": not settled,
-        "short": middle * inner < TIMER_MULTIPLE * timer_s,
+        "short": middle * inner < least_s,
         # The least: where the stream is full, the host's time includes waiting for the device.
         "launch_bound": bool(samples.host_s) and min(samples.host_s) >= LAUNCH_BOUND_SHARE * middle,
+        "drift": abs(stats.drift(times)) > DRIFT_LIMIT,
+        "bimodal": _apart(stats.two_modes(times)),
     }
     return tuple(name for name, holds in found.items() if holds)
+
+
+def _apart(modes: Sequence[float] | None) -> bool:
+    """Two modes so close that they change nothing are none."""
+    return modes is not None and modes[1] > (1 + DRIFT_LIMIT) * modes[0]
 
 
 @contextmanager

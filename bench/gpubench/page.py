@@ -33,6 +33,7 @@ WIDE_CELLS = {
     "case_id": "id",
     "reason": "long",
     "detail": "long",
+    "changed_text": "long",
 }
 # A trace's symbol in the legend: filled for measured series, open for the others.
 GLYPHS = {
@@ -181,8 +182,6 @@ def draw_figures(frame: pd.DataFrame) -> list[Figure]:
 
 
 def _draw(module: ModuleType, frame: pd.DataFrame) -> Figure:
-    import plotly.io
-
     try:
         drawing = module.figure(frame)
     except Exception as error:
@@ -192,6 +191,13 @@ def _draw(module: ModuleType, frame: pd.DataFrame) -> Figure:
             f"figure {_name(module)} failed: {type(error).__name__}: {error}",
             "mend the file or take its folder out of GPUBENCH_PATH",
         ) from error
+    return place(module, drawing)
+
+
+def place(module: ModuleType, drawing: Any | None) -> Figure:
+    """What a figure module drew, for the page; it may have drawn nothing."""
+    import plotly.io
+
     if drawing is None:
         return Figure(_name(module), module.TITLE, module.CAPTION)
     meta = drawing.layout.meta if isinstance(drawing.layout.meta, Mapping) else {}

@@ -55,6 +55,7 @@ class Record:
     )
     timer: str | None = _column("cuda_event, cuda_graph, host or virtual")
     cache: str | None = _column("cold (last-level cache cleared before each sample) or hot")
+    cold_by: str | None = _column("how a cold cache was had: flush, or rotation of copies")
     inner: int | None = _column("steps per sample")
     first_step_s: float | None = _column("the first step, with compilation and autotuning")
     warmup_s: float | None = _column("seconds of warm-up after it")
@@ -81,8 +82,12 @@ class Record:
     memory_clock_hz: Spread | None = _column("clock of the memory")
     power_w: Spread | None = _column("power drawn by the card")
     temperature_c: Spread | None = _column("temperature of the chip, degrees Celsius")
+    processor_clock_hz: Spread | None = _column("clock of the host's cores, their mean")
     foreign_load: float | None = _column("share of the processor that others used, 0 to 1")
-    throttle_reasons: list[str] | None = _column("why the driver held the clocks down")
+    steal: float | None = _column("share that a hypervisor gave to other machines, 0 to 1")
+    throttle_reasons: list[str] | None = _column(
+        "why the driver held the clocks down: power, thermal, other"
+    )
 
     # provenance
     provenance: str = _column("measured or virtual", "measured")

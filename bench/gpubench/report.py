@@ -16,13 +16,14 @@ from typing import Any
 
 import pandas as pd
 
-from gpubench import compare, page, render, table
+from gpubench import calibration, compare, history, page, plugins, render, table
 from gpubench.errors import CannotWrite, UsageError
+from gpubench.history import History
 from gpubench.names import case_labels, natural
 from gpubench.page import Section, count, escape
 from gpubench.record import FAILURES
 from gpubench.render import Column
-from gpubench.series import Series, good, records, series_of
+from gpubench.series import Series, card_label, good, records, series_of
 
 FLAGS: Mapping[str, str] = MappingProxyType(
     {
@@ -82,7 +83,19 @@ def write_report(frame: pd.DataFrame, output: str) -> Path:
         CannotWrite: the folder or the file can't be written.
         UsageError: a figure of the user's breaks the contract or fails.
     """
-    text = render_report(frame)
+    return _write(render_report(frame), output)
+
+
+def write_history(frame: pd.DataFrame, found: Sequence[History], output: str) -> Path:
+    """Write the page of the histories that `history.histories` found in the frame.
+
+    Raises:
+        CannotWrite: the folder or the file can't be written.
+    """
+    return _write(render_history(frame, found), output)
+
+
+def _write(text: str, output: str) -> Path:
     path = Path(output)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     made = False
@@ -96,7 +109,7 @@ def write_report(frame: pd.DataFrame, output: str) -> Path:
             temporary.unlink(missing_ok=True)
         remedy = "free some space or choose another file with -o"
         if path.is_dir():
-            remedy = f"name a file in that folder: -o {path / 'index.html'}"
+            remedy = f"name a file in that folder: {path / 'index.html'}"
         raise CannotWrite(f"{path} can't be written: {error.strerror or error}", remedy) from error
     return path
 
@@ -122,6 +135,31 @@ def render_report(frame: pd.DataFrame) -> str:
         figures if series else [],
         title=escape(_title(series)),
         lead=escape(_lead(series)),
+        facts=_facts(frame),
+        banner=_banner(frame),
+    )
+
+
+def render_history(frame: pd.DataFrame, found: Sequence[History]) -> str:
+    """The page of a history as text: where the level of a case changed, and what else did."""
+    drawer = plugins.module("figures", "history")
+    figure = page.place(drawer, drawer.draw(found))
+    changes = history.with_text(found)
+    lines = [f"<p>{page.code(line)}</p>" for line in history.conclusions(found, frame)]
+    dropped = "architecture" if len({row["card"] for row in changes}) > 1 else "architecture card"
+    columns = [column for column in history.columns(changes) if column.key not in dropped.split()]
+    cards = dict.fromkeys(card_label(one.case["card"], one.case["provenance"]) for one in found)
+    return page.assemble(
+        [
+            Section("summary", "In short", "\n".join(lines)),
+            Section(f"figure-{figure.name}", figure.title, page.figure_body(figure)),
+            Section("changes", "Changes", page.rows_table(changes, columns) if changes else ""),
+            Section("environments", "Cards and environments", _environments(frame)),
+        ],
+        [figure],
+        title=escape(f"History of {', '.join(cards) or 'no results'}"),
+        lead="Where a case became faster or slower from one run to the next, and stayed so, and "
+        "what else is known to have changed at that run.",
         facts=_facts(frame),
         banner=_banner(frame),
     )
@@ -261,8 +299,9 @@ def _highlights(one: Series) -> list[tuple[str, dict[str, Any]]]:
 def _comparison(frame: pd.DataFrame) -> str:
     """Verdicts, where there are two sides, and what to type next."""
     by = "card" if len(frame["card"].unique()) > 1 else "run"
+    floor, said = calibration.floor_for(frame, None)
     try:
-        rows = compare.compare(frame, by)
+        rows = compare.compare(frame, by, min_effect=floor)
     except UsageError as error:
         return f"<p>No verdicts: {escape(error)}.</p>"
     if not rows:
@@ -272,12 +311,12 @@ def _comparison(frame: pd.DataFrame) -> str:
     columns = [column for column in compare.COLUMNS if column.key not in dropped]
     intro = (
         "Above 1 a side is faster than the baseline. A verdict needs the whole 95 % interval "
-        f"beyond {render.percent(compare.MIN_EFFECT)}, from several trials of both sides, and "
-        "holds for these cases in these environments."
+        "beyond a minimum effect, from several trials of both sides, and holds for these cases in "
+        f"these environments. {said[0].upper()}{said[1:]}."
     )
     return "\n".join(
         [
-            f'<p class="caption">{intro}</p>',
+            f'<p class="caption">{escape(intro)}</p>',
             *(f"<p>{page.code(line)}</p>" for line in compare.conclusions(rows)),
             page.rows_table(
                 compare.with_text(rows),

@@ -36,6 +36,9 @@ class Request:
     Attributes:
         budget_s: seconds for the whole run; cases that don't fit in become rows that say so.
         identify: keep unsalted hashes, so that machines are recognised across installations.
+        first_trial: number of the first trial, where another run has had those before.
+        run_id: shared by runs that each measure a part of one; by default a new one.
+        graph: launch steps as CUDA graphs where they can be captured.
     """
 
     suite: Suite
@@ -43,6 +46,14 @@ class Request:
     trials: int = 1
     budget_s: float | None = None
     identify: bool = False
+    first_trial: int = 1
+    run_id: str | None = None
+    graph: bool = False
+
+    @property
+    def trial_numbers(self) -> range:
+        """Numbers of the trials, as rows have them."""
+        return range(self.first_trial, self.first_trial + self.trials)
 
 
 @dataclass(frozen=True)
@@ -76,11 +87,12 @@ class Plan:
         """Expected wall time of a case, from its step time and the suite's budgets."""
         if forecast.left_out:
             return 0.0
-        longest = self.rule.budget_s + self.rule.warmup_s
+        longest = max(self.rule.budget_s, self.rule.sustain_s) + self.rule.warmup_s
         if forecast.step_s is None:
             return OVERHEAD_S + longest
         # A typical case needs some tens of samples, each with its cache cleared.
-        return OVERHEAD_S + max(min(60 * forecast.step_s, longest), longest / 4)
+        shortest = max(longest / 4, self.rule.sustain_s)
+        return OVERHEAD_S + max(min(60 * forecast.step_s, longest), shortest)
 
     @property
     def seconds(self) -> float:
@@ -101,7 +113,13 @@ def _plan(request: Request, worker: Worker) -> Plan:
     suite = request.suite
     cases = list(suite.cases)
     forecasts = worker.forecast(cases, suite.step_limit_s)
-    rule = StopRule(suite.half_width, suite.budget_s, suite.warmup_s)
+    rule = StopRule(
+        suite.half_width,
+        suite.budget_s,
+        suite.warmup_s,
+        sustain_s=suite.sustain_s,
+        graph=request.graph,
+    )
     made = Plan(
         resolve(request.device),
         worker.environment,
@@ -169,7 +187,8 @@ class Execution:
         self._begun: Path | None = None
         self._worker: Worker | None = None
         self._worker_trial = 0
-        self.run_id = self.records[-1].run_id if self.records else uuid4().hex[:12]
+        fresh = request.run_id or uuid4().hex[:12]
+        self.run_id = self.records[-1].run_id if self.records else fresh
 
     def __iter__(self) -> Iterator[Started | Finished]:
         """Run everything; a row is on disk when its `Finished` comes.
@@ -179,7 +198,7 @@ class Execution:
             EnvironmentRefused: the device can't be opened (any more).
         """
         try:
-            made = _plan(self.request, self._worker_for(1))
+            made = _plan(self.request, self._worker_for(self.request.first_trial))
             writer = self._open_file(made)
             todo = self._todo(made)
             expected_s = sum(made.case_s(forecast) for _, _, forecast in todo)
@@ -263,9 +282,9 @@ class Execution:
         """Trials in turn, each in an order of its own, without what an earlier attempt has done."""
         done = {record.key for record in self.records if record.status not in FAILURES}
         todo = []
-        for trial in range(1, self.request.trials + 1):
+        for trial in self.request.trial_numbers:
             order = list(made.forecasts)
-            random.Random(trial).shuffle(order)
+            random.Random(f"{self.run_id}:{trial}").shuffle(order)
             todo += [
                 (trial, case, forecast)
                 for case, forecast in order
@@ -341,6 +360,7 @@ def _with_measurement(record: Record, measurement: Measurement | None, work: Wor
         peak_memory_bytes=measurement.peak_memory_bytes,
         outcome=dict(measurement.outcome),
         notes=dict(measurement.notes),
-        foreign_load=measurement.foreign_load,
+        cold_by=measurement.cold_by,
+        **measurement.conditions,
         flags=list(measurement.flags),
     )

@@ -8,6 +8,7 @@ A suite is one TOML file in ``suites/`` or anywhere::
     warmup_s = 1.0           # warm-up at most, per case
     timeout_s = 60           # a case that takes longer is ended
     step_limit_s = 0.5       # leave out cases whose single step is expected to take longer
+    sustain_s = 20.0         # sample at least this long, to see a card once it is hot; default 0
 
     [[case]]                 # every combination of the lists
     workload = "gemm"
@@ -41,6 +42,7 @@ class Suite:
     warmup_s: float = 1.0
     timeout_s: float = 120.0
     step_limit_s: float = 1.0
+    sustain_s: float = 0.0
 
     def select(self, only: Sequence[str] = (), skip: Sequence[str] = ()) -> "Suite":
         """Keep the cases that match a pattern of ``only`` (all if none) and none of ``skip``.
@@ -65,6 +67,18 @@ class Suite:
         if not kept:
             raise UsageError(f"--skip leaves nothing of suite {self.name}", "skip less")
         return replace(self, cases=tuple(kept))
+
+    def shard(self, number: int, count: int) -> "Suite":
+        """Every ``count``-th case from the ``number``-th (from 1): a part for one of many machines.
+
+        Raises:
+            UsageError: there are fewer cases than parts.
+        """
+        kept = self.cases[number - 1 :: count]
+        if not kept:
+            known = f"there are only {len(self.cases)} cases"
+            raise UsageError(f"part {number} of {count} is empty", known)
+        return replace(self, cases=kept)
 
 
 def load_suite(name: str) -> Suite:

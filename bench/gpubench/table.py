@@ -21,12 +21,17 @@ from gpubench.render import Column
 #: what trials of one case have to share beside the case
 SAME = ["workload_version", "workload_hash", "provenance", "torch", "driver"]
 INDEX = ["architecture", "card", "workload", "case_id"]
+#: of the trials of a case, the median: seconds, and joules of a step
+MIDDLES = ("burst_s", "sustained_s", "energy_j")
 SUMMARY = (
     *("cache", "precision", "params", *SAME, "trials", "status", "reason", "median_s"),
     *("half_width", "spread", "throughput", "throughput_unit", "share_of_peak", "flags"),
+    *MIDDLES,
 )
 #: a rate above the peak by more than this can't be: clocks boost above the reference by less
 ABOVE_PEAK = 1.15
+#: and above the peak at the clock that was seen by more than its reading may be off
+ABOVE_PEAK_AT_CLOCK = 1.03
 MEMORY_BOUND_INTENSITY = 4.0
 
 
@@ -78,7 +83,7 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = _without_contradictions(frame)
     intervals = [
-        stats.median_interval(samples) if status == "ok" else None
+        stats.sample_interval(samples) if status == "ok" else None
         for samples, status in zip(frame["samples_s"], frame["status"], strict=True)
     ]
     frame["median_s"] = [interval.estimate if interval else math.nan for interval in intervals]
@@ -92,9 +97,16 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
     frame["throughput_unit"] = [unit for _, unit in chosen]
     frame["share_of_peak"] = [_share_of_peak(row) for row in frame.to_dict("records")]
     frame["flags"] = [
-        [*(flags or ()), *(["above_peak"] if share > ABOVE_PEAK else [])]
-        for flags, share in zip(frame["flags"], frame["share_of_peak"], strict=True)
+        [*(row["flags"] or ()), *(["above_peak"] if _is_above_peak(row) else [])]
+        for row in frame.to_dict("records")
     ]
+    held = [
+        stats.burst_and_sustained(row["samples_s"], row["inner"] or 1)
+        if row["status"] == "ok"
+        else (math.nan, math.nan)
+        for row in frame.to_dict("records")
+    ]
+    frame["burst_s"], frame["sustained_s"] = zip(*held, strict=True) if held else ([], [])
     return frame
 
 
@@ -133,6 +145,20 @@ def _share_of_peak(row: Mapping[Hashable, Any]) -> float:
     return float(np.fmax(compute, row["bytes_per_s"] / card.bandwidth))
 
 
+def _is_above_peak(row: Mapping[Hashable, Any]) -> bool:
+    """Beyond what the card can do at the clock that was seen; at any plausible one, if none was."""
+    card, clock = catalogue().get(row["card_id"] or ""), row["sm_clock_hz"]
+    if card is None or not clock:
+        return bool(row["share_of_peak"] > ABOVE_PEAK)
+    # Memory has a clock of its own, so a lower one of the chip lowers no bandwidth.
+    reached = max(clock["max"] / card.boost_clock_hz, 1.0 if _is_memory_bound(row) else 0.0)
+    return bool(row["share_of_peak"] > ABOVE_PEAK_AT_CLOCK * reached)
+
+
+def _is_memory_bound(row: Mapping[Hashable, Any]) -> bool:
+    return bool(throughput(row)[1] == "B/s")
+
+
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per card and case, over its trials, indexed by INDEX.
 
@@ -163,6 +189,7 @@ def _summarise(group: pd.DataFrame) -> dict[str, Any]:
     row["throughput_unit"] = last["throughput_unit"]
     row["share_of_peak"] = last["share_of_peak"] * factor
     row["flags"] = sorted({flag for flags in ok["flags"] for flag in flags})
+    row |= {name: float(ok[name].astype(float).median()) for name in MIDDLES}
     return row
 
 

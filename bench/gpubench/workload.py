@@ -33,6 +33,8 @@ from gpubench import plugins
 from gpubench.errors import UsageError, WrongResult, unknown_name
 
 Value = str | int | float | bool
+#: what is timed: one kernel launch sequence or one optimizer step; its result is not used
+Step = Callable[[], Any]
 Cache = Literal["cold", "hot"]
 
 # Precisions are named by what the hardware does, bytes by what lies in memory: TF32 reads FP32.
@@ -80,6 +82,8 @@ class Prepared:
         step: one kernel launch sequence or one optimizer step; its result is not used.
         check: compares the result with a reference before anything is timed; raises
             AssertionError (as ``torch.testing.assert_close`` does) or WrongResult.
+        another: makes a step like this one on fresh copies of its data; copies take turns in a
+            cold measurement. Without it the cache is flushed before each sample.
         work: the work of one step, where it is only known after preparing.
         notes: facts worth keeping beside the numbers, such as which attention kernel ran.
         waits: the step itself waits for the device (a GradScaler reads back), so the host's time
@@ -87,8 +91,9 @@ class Prepared:
         outcome: called after the last sample; what the training reached, such as ``loss``.
     """
 
-    step: Callable[[], object]
+    step: Step
     check: Callable[[], None] | None = None
+    another: Callable[[], Step] | None = None
     work: Work | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     waits: bool = False

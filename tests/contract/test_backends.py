@@ -1,9 +1,14 @@
 """Every backend keeps the same contract; the folder says which there are."""
 
+import threading
+from dataclasses import fields
+
 import pytest
 
 from gpubench import plugins
-from gpubench.device import Device, Samples, open_device, present
+from gpubench.device import Device, Reading, Samples, open_device, present
+from gpubench.errors import Unsupported
+from gpubench.telemetry import THROTTLE_REASONS
 from gpubench.workload import Work
 
 DEVICES = [
@@ -98,6 +103,92 @@ def test_steps_are_counted_per_sample(device):
 def test_timing_nothing_costs_less_than_timing_a_step(device):
     step_s = device.sample(a_step(device), inner=1, count=9, cold=False).device_s
     assert 0 <= device.timer_cost_s() < sorted(step_s)[4]
+
+
+def readings(device, count=5):
+    """Readings with work between them, as telemetry takes them."""
+    step, found = a_step(device), [device.reading()]
+    for _ in range(count - 1):
+        device.sample(step, inner=1, count=3, cold=False)
+        found.append(device.reading())
+    return found
+
+
+def test_each_value_of_a_reading_is_a_number_of_its_unit_or_null(device):
+    plausible = {
+        "clock_hz": (1e7, 1e10),
+        "memory_clock_hz": (1e7, 1e11),
+        "power_w": (0, 2000),
+        "temperature_c": (-20, 130),
+        "energy_j": (0, float("inf")),
+    }
+    for reading in readings(device):
+        assert isinstance(reading, Reading)
+        for name, (least, most) in plausible.items():
+            value = getattr(reading, name)
+            assert value is None or (isinstance(value, float) and least <= value <= most), name
+        others, reasons = reading.other_processes, reading.throttle
+        assert others is None or (isinstance(others, int) and others >= 0)
+        assert reasons is None or (isinstance(reasons, tuple) and {*reasons} <= {*THROTTLE_REASONS})
+        assert {field.name for field in fields(Reading)} == {
+            *plausible,
+            "other_processes",
+            "throttle",
+        }
+
+
+def test_energy_never_falls_and_says_where_it_was_read(device):
+    counted = [reading.energy_j for reading in readings(device)]
+    known = [joules for joules in counted if joules is not None]
+    assert known == sorted(known)
+    assert not known or device.energy_source
+
+
+def test_a_reading_can_be_taken_beside_the_steps(device):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(device.reading()))
+    step = a_step(device)
+    thread.start()
+    device.sample(step, inner=1, count=20, cold=False)
+    thread.join(30)
+    assert isinstance(found[0], Reading)
+
+
+def test_captured_steps_run_once_each_a_call_or_are_refused_with_the_reason(device):
+    counts = counters(device)
+    steps = [step for step, _ in counts]
+    if type(device).capture is Device.capture:
+        with pytest.raises(Unsupported, match="no graphs"):
+            device.capture(steps)
+        return
+    replay = device.capture(steps)
+    before = [value() for _, value in counts]
+    replay()
+    replay()
+    device.synchronize()
+    assert [value() for _, value in counts] == [start + 2 for start in before]
+    assert len(device.sample(replay, inner=2, count=3, cold=False).device_s) == 3
+
+
+def counters(device):
+    """Steps that count on the device, each with what reads its count."""
+    if device.info.backend == "virtual":
+        counts = [[], []]
+        return [(lambda c=c: c.append(device._advance(1e-3)), c.__len__) for c in counts]
+    torch = pytest.importorskip("torch", reason="steps need torch")
+    totals = [torch.zeros((), device=device.torch_device) for _ in range(2)]
+    return [(lambda t=t: t.add_(1), lambda t=t: int(t)) for t in totals]
+
+
+def test_a_step_that_cannot_be_captured_leaves_the_device_as_it_was(device):
+    if device.info.backend == "virtual":
+        pytest.skip("a virtual card captures whatever can be called")
+    torch = pytest.importorskip("torch", reason="steps need torch")
+    values = torch.ones(64, device=device.torch_device)
+    with pytest.raises(Unsupported):
+        device.capture([lambda: values.sum().item()])
+    assert torch.rand(8, device=device.torch_device).sum().item() > 0
+    assert len(device.sample(a_step(device), inner=1, count=3, cold=True).device_s) == 3
 
 
 def test_it_knows_its_precisions(device):

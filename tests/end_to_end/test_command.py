@@ -226,7 +226,7 @@ def test_one_trial_a_side_is_inconclusive_and_says_what_to_type(virtual, tmp_pat
     done = gpubench("compare", tmp_path)
     assert done.returncode == 0
     assert "inconclusive" in done.stdout
-    assert "single_trial" in done.stdout
+    assert "few_trials" in done.stdout
     assert "gpubench run --suite quick --trials 5" in done.stderr
 
 

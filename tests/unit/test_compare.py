@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from gpubench import compare as comparison
 from gpubench import stats, store, table
-from gpubench.compare import compare, conclusions, judge, next_step, show_speedup
+from gpubench.compare import (
+    Rule,
+    at_other_times,
+    compare,
+    conclusions,
+    judge,
+    judge_pairs,
+    next_step,
+    show_speedup,
+)
 from gpubench.errors import UsageError
 
 VERDICTS = {"faster", "slower", "same", "inconclusive", "incomparable"}
@@ -74,8 +83,10 @@ def verdicts(tmp_path):
         (NOISY, scaled(NOISY, 1.05), "inconclusive", "wide_interval"),
         (NOISY, NOISY, "inconclusive", "wide_interval"),
         (NOISY, scaled(NOISY, 2.0), "slower", "above_floor"),
-        ((1.0,), (5.0,), "inconclusive", "single_trial"),
-        ((1.0,), scaled(STEADY, 5.0), "inconclusive", "single_trial"),
+        ((1.0,), (5.0,), "inconclusive", "few_trials"),
+        ((1.0,), scaled(STEADY, 5.0), "inconclusive", "few_trials"),
+        (STEADY[:2], scaled(STEADY, 5.0), "inconclusive", "few_trials"),
+        (STEADY, [5.0, 5.0, 5.0], "inconclusive", "no_spread"),
     ],
 )
 def test_each_verdict_is_reached_by_its_evidence(baseline, contender, verdict, reason):
@@ -88,7 +99,7 @@ def test_a_difference_below_the_floor_is_held_back_however_sure_it_is():
     """Significant is not relevant: 0.5 % apart, with a hundredth of a percent of noise."""
     baseline = [1.0, 1.0001, 0.9999, 1.0, 1.0001]
     contender = list(scaled(baseline, 1.005))
-    ratio = stats.ratio_interval(baseline, contender)
+    ratio = stats.welch(baseline, contender).interval()
     assert ratio.low > 1.004
     assert judge(baseline, contender).verdict == "same"
     assert judge(baseline, contender, min_effect=0.004).verdict == "slower"
@@ -142,11 +153,13 @@ def test_a_larger_floor_never_makes_a_difference_of_what_was_none(baseline, cont
         assert large == "same"
 
 
-@given(st.floats(1e-6, 100), medians)
-def test_one_process_on_a_side_never_settles_anything(alone, others):
-    for sides in (([alone], others), (others, [alone])):
+@given(st.lists(st.floats(1e-6, 100), min_size=1, max_size=2, unique=True), medians)
+def test_fewer_than_three_processes_on_a_side_never_settle_anything(few, others):
+    assume(len(set(others)) > 1 or len(others) == 1)
+    for sides in ((few, others), (others, few)):
         judgement = judge(*sides)
-        assert (judgement.verdict, judgement.reason) == ("inconclusive", "single_trial")
+        assert (judgement.verdict, judgement.reason) == ("inconclusive", "few_trials")
+        assert judgement.chance is None
 
 
 # how often it is wrong ----------------------------------------------------------------------------
@@ -186,6 +199,137 @@ def test_a_true_difference_is_found_when_the_trials_suffice():
     assert share_of("slower", 0.01, 10, effect=1.03) > 0.9
     assert share_of("slower", 0.01, 5, effect=1.05) > 0.9
     assert share_of("faster", 0.01, 10, effect=1.03) == 0
+
+
+# sides that ran in turns --------------------------------------------------------------------------
+
+#: a machine that gets slower by a tenth from one round to the next
+SLOWING = (1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
+
+
+def in_turn(factor):
+    """Medians of two sides in that machine's hours, 0.2 % of noise within a pair."""
+    noise = (0.999, 1.001, 1.0, 1.002, 0.998, 1.0)
+    return list(SLOWING), [factor * hour * off for hour, off in zip(SLOWING, noise, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(1.05, "slower"), (1 / 1.05, "faster"), (1.0, "same")]
+)
+def test_a_drift_that_both_sides_share_cancels_in_pairs_and_nowhere_else(factor, verdict):
+    baseline, contender = in_turn(factor)
+    assert judge(baseline, contender).verdict == "inconclusive"
+    assert judge_pairs(baseline, contender).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("ratios", "reason"),
+    [
+        ([], "few_trials"),
+        ([1.5], "few_trials"),
+        ([1.5, 1.6], "few_trials"),
+        ([2.0, 2.0, 2.0, 2.0], "no_spread"),
+        ([0.9, 1.5, 0.8, 1.2, 1.1, 0.7], "wide_interval"),
+    ],
+)
+def test_pairs_settle_nothing_without_evidence(ratios, reason):
+    judgement = judge_pairs([1.0] * len(ratios), ratios)
+    assert (judgement.verdict, judgement.reason) == ("inconclusive", reason)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(*[st.floats(0.5, 2.0)] * 2), min_size=1, max_size=9), effects)
+def test_swapping_the_sides_of_pairs_turns_faster_into_slower(pairs, min_effect):
+    baseline, contender = (list(side) for side in zip(*pairs, strict=True))
+    there = judge_pairs(baseline, contender, min_effect)
+    back = judge_pairs(contender, baseline, min_effect)
+    edges = (1 + min_effect, 1 / (1 + min_effect))
+    bounds = (there.ratio.low, there.ratio.high)
+    assume(not any(math.isclose(*pair, rel_tol=1e-9) for pair in itertools.product(edges, bounds)))
+    assert back.verdict == OPPOSITE.get(there.verdict, there.verdict)
+
+
+def test_rows_are_paired_by_their_trial_whatever_their_order_in_the_file(side, verdicts):
+    baseline, contender = in_turn(1.05)
+    rows = [
+        {"trial": trial, "samples_s": [median] * 6}
+        for trial, median in enumerate(contender, start=1)
+    ]
+    side("a", baseline)
+    side("b", rows[3:] + rows[:3])
+    assert [row["verdict"] for row in verdicts()] == ["inconclusive"]
+    assert [row["verdict"] for row in verdicts(paired=True)] == ["slower"]
+
+
+def test_a_trial_without_its_partner_is_no_pair(side, verdicts):
+    baseline, contender = in_turn(1.05)
+    side("a", baseline[:2])
+    side("b", contender)
+    (row,) = verdicts(paired=True)
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "few_trials")
+
+
+# many cases at once -------------------------------------------------------------------------------
+
+
+def with_cases(name, side, factors, medians):
+    """One run whose n-th case takes ``factors[n]`` times these medians."""
+    side(
+        name,
+        [
+            {"case_id": f"case-{number}", "trial": trial, "samples_s": [factor * median] * 6}
+            for number, factor in enumerate(factors)
+            for trial, median in enumerate(medians, start=1)
+        ],
+    )
+
+
+#: 5 trials a side that are 2.05 % apart clear the floor of 1 % with a chance of 1.7 %
+BARELY = 1.0205
+WIDER = (1.0, 1.006, 0.994, 1.004, 0.996)
+
+
+def test_what_is_barely_clear_alone_is_to_be_expected_among_many_cases(side, verdicts):
+    with_cases("a", side, [1.0], WIDER)
+    with_cases("b", side, [BARELY], WIDER)
+    (alone,) = verdicts()
+    assert (alone["verdict"], alone["reason"]) == ("slower", "above_floor")
+    assert 0.005 < alone["chance"] == alone["false_discovery_rate"] < 0.05
+
+
+def test_among_forty_equal_cases_the_barely_clear_one_is_taken_back_and_a_strong_one_stays(
+    side, verdicts
+):
+    equal = [1.0] * 40
+    with_cases("a", side, [1.0, 1.0, *equal], WIDER)
+    with_cases("b", side, [BARELY, 1.2, *equal], WIDER)
+    rows = {row["case_id"]: row for row in verdicts()}
+    assert rows["case-0"]["verdict"] == "inconclusive"
+    assert rows["case-0"]["reason"] == "many_cases"
+    assert rows["case-0"]["detail"] == comparison.MEANING["many_cases"]
+    assert rows["case-0"]["chance"] < 0.05 < rows["case-0"]["false_discovery_rate"]
+    assert (rows["case-1"]["verdict"], rows["case-1"]["reason"]) == ("slower", "above_floor")
+    assert rows["case-1"]["false_discovery_rate"] < 0.05
+    assert {rows[f"case-{number}"]["verdict"] for number in range(2, 42)} == {"same"}
+
+
+def test_many_barely_clear_cases_support_each_other(side, verdicts):
+    """If thirty of forty are so unlikely, they are not the one in twenty that chance makes."""
+    with_cases("a", side, [1.0] * 40, WIDER)
+    with_cases("b", side, [BARELY] * 30 + [1.0] * 10, WIDER)
+    found = [row["verdict"] for row in verdicts()]
+    assert (found.count("slower"), found.count("same")) == (30, 10)
+
+
+def test_equal_builds_of_many_cases_are_rarely_called_at_all(make_record):
+    """The point of it: not one false verdict in most comparisons of forty cases."""
+    rng = np.random.default_rng(3)
+    called = 0
+    for _ in range(100):
+        sides = np.exp(rng.normal(0, 0.03, (2, 40, 5)))
+        chances = [judge(*map(list, pair)).chance for pair in sides.swapaxes(0, 1)]
+        called += min(stats.false_discovery(chances)) <= 0.05
+    assert called <= 8
 
 
 # what can be compared -----------------------------------------------------------------------------
@@ -257,6 +401,7 @@ def test_the_order_of_the_rows_is_no_matter(seed, side, verdicts, tmp_path):
         ("workload_version", 1, 2),
         ("workload_hash", "abc", "abd"),
         ("timer", "cuda_event", "host"),
+        ("cold_by", "rotation", "flush"),
         ("provenance", "measured", "virtual"),
     ],
 )
@@ -269,6 +414,21 @@ def test_different_things_are_incomparable_and_the_detail_says_in_what(
     assert (row["verdict"], row["reason"]) == ("incomparable", "differs")
     assert row["detail"] == f"{column} {ours} against {theirs}"
     assert row["speedup"] is None
+
+
+def test_what_is_expected_to_differ_is_compared_all_the_same(side, verdicts):
+    """Two versions of a workload are what `ab` sets against each other."""
+    side("a", STEADY, workload_hash="abc", workload_version=1)
+    side("b", scaled(STEADY, 2), workload_hash="abd", workload_version=1)
+    (row,) = verdicts(expected={"workload_hash"})
+    assert row["verdict"] == "slower"
+    assert [row["verdict"] for row in verdicts(expected={"timer"})] == ["incomparable"]
+
+
+def test_one_side_may_not_be_a_mixture_of_what_is_expected_to_differ(side, verdicts):
+    side("a", STEADY, workload_hash="abc")
+    side("b", [*STEADY, {"workload_hash": "abd"}], workload_hash="abc")
+    assert [row["verdict"] for row in verdicts(expected={"workload_hash"})] == ["incomparable"]
 
 
 def test_a_side_that_is_a_mixture_is_incomparable(side, verdicts):
@@ -341,8 +501,8 @@ def test_a_side_that_lost_trials_is_not_called_the_faster_one(failing, side, ver
 
 @settings(max_examples=40)
 @given(
-    st.lists(st.floats(0.5, 2.0), min_size=2, max_size=5),
-    st.lists(st.floats(0.5, 2.0), min_size=2, max_size=5),
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=6),
+    st.lists(st.floats(0.5, 2.0), min_size=3, max_size=6),
     st.integers(1, 3),
 )
 def test_failures_never_make_a_side_look_better_than_without_them(base, other, failures):
@@ -350,12 +510,13 @@ def test_failures_never_make_a_side_look_better_than_without_them(base, other, f
         ok = [{"status": "ok", "reason": None, "median_s": value} for value in values]
         bad = [{"status": "crashed", "reason": "x", "median_s": math.nan}] * failed
         identity = dict.fromkeys(comparison.IDENTITY, "same")
+        identity |= {"run_id": "one", "flags": [], "sm_clock_hz": None, "card_id": "one"}
         return pd.DataFrame([row | identity for row in ok + bad])
 
     def verdict(failed):
         sides = rows(base), rows(other, failed)
         good = [side[side["status"] == "ok"] for side in sides]
-        return comparison._judge_sides(*sides, good, 0.01)[0].verdict
+        return comparison._judge_sides(*sides, good, Rule(lambda _: 0.01))[0].verdict
 
     rank = {"slower": 0, "inconclusive": 1, "same": 1, "faster": 2}
     assert rank[verdict(failures)] <= rank[verdict(0)]
@@ -373,6 +534,56 @@ def test_what_the_card_lacks_is_no_failure(side, verdicts):
     side("b", [*scaled(STEADY, 0.8), FAILED | {"status": "unsupported"}])
     (row,) = verdicts()
     assert row["verdict"] == "faster"
+
+
+# rows that say themselves what is wrong -----------------------------------------------------------
+
+BOOST = {"mean": 1.5e9, "min": 1.5e9, "max": 1.5e9}
+LOWER = {"mean": 1.5e9 / 1.05, "min": 1.4e9, "max": 1.5e9}
+
+
+@pytest.mark.parametrize("factor", [1.05, 1 / 1.05])
+def test_times_that_differ_as_the_clocks_of_a_card_do_are_no_change(factor, side, verdicts):
+    clocks = (BOOST, LOWER) if factor > 1 else (LOWER, BOOST)
+    side("a", STEADY, sm_clock_hz=clocks[0])
+    side("b", scaled(STEADY, factor), sm_clock_hz=clocks[1])
+    (row,) = verdicts()
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "clocks_differ")
+    assert row["detail"] == comparison.MEANING["clocks_differ"]
+
+
+def test_in_turns_too_the_clocks_explain_what_is_theirs(side, verdicts):
+    baseline, contender = in_turn(1.05)
+    side("a", baseline, sm_clock_hz=BOOST)
+    side("b", contender, sm_clock_hz=LOWER)
+    assert [row["reason"] for row in verdicts(paired=True)] == ["clocks_differ"]
+
+
+@pytest.mark.parametrize(
+    ("case", "factor", "ours", "theirs", "different"),
+    [
+        ("the same clock", 1.05, BOOST, BOOST, {}),
+        ("more than the clocks explain", 1.25, BOOST, LOWER, {}),
+        ("clocks that differ the other way", 1.05, LOWER, BOOST, {}),
+        ("a clock that could not be read", 1.05, BOOST, None, {}),
+        ("another card", 1.05, BOOST, LOWER, {"card_id": "another"}),
+    ],
+)
+def test_a_difference_that_clocks_do_not_explain_stays_one(
+    case, factor, ours, theirs, different, side, verdicts
+):
+    side("a", STEADY, sm_clock_hz=ours)
+    side("b", scaled(STEADY, factor), sm_clock_hz=theirs, **different)
+    assert [row["verdict"] for row in verdicts()] == ["slower"], case
+
+
+@pytest.mark.parametrize("impossible", ["a", "b"])
+@pytest.mark.parametrize("factor", [1.0, 1.5, 0.5])
+def test_a_side_above_its_cards_peak_settles_nothing(factor, impossible, side, verdicts):
+    for name, own in (("a", STEADY), ("b", scaled(STEADY, factor))):
+        side(name, own, flags=["above_peak"] if name == impossible else ["drift"])
+    (row,) = verdicts()
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "above_peak")
 
 
 # sides and their labels ---------------------------------------------------------------------------
@@ -412,6 +623,79 @@ def test_runs_in_files_of_one_name_are_two_sides(tmp_path, make_record):
         store.Writer(tmp_path / folder / "same.parquet", records)
     (row,) = compare(table.load([str(tmp_path)]))
     assert {row["baseline"], row["side"]} == {"same#run-one", "same#run-two"}
+
+
+def test_parts_of_one_run_in_several_files_are_one_side(side, verdicts):
+    side("part-1", STEADY, run_id="nightly-7")
+    side("part-2", scaled(STEADY, 2), run_id="nightly-7", case_id="conv")
+    side("part-3", [{"trial": 9, "samples_s": [1.0] * 6}], run_id="nightly-7")
+    side("before", STEADY)
+    side("before-too", scaled(STEADY, 1), case_id="conv", run_id="run of before")
+    rows = {row["case_id"]: row for row in verdicts()}
+    assert {(row["baseline"], row["side"]) for row in rows.values()} == {
+        ("run nightly-7", "run run of before")
+    }
+    assert rows["conv"]["verdict"] == "faster"
+    (gemm,) = (row for case, row in rows.items() if case != "conv")
+    assert (gemm["verdict"], gemm["baseline_trials"], gemm["trials"]) == ("same", 6, 5)
+
+
+#: three runs of three trials: 0.1 % between the trials of a run, 3 % between runs
+RUNS = {"one": 1.0, "two": 1.03, "three": 0.97}
+TRIALS = (1.0, 1.001, 0.999)
+
+
+def several_runs(name, side, factor):
+    side(
+        name,
+        [
+            {"run_id": f"{name}-{run}", "trial": trial, "samples_s": [factor * mood * median] * 6}
+            for run, mood in RUNS.items()
+            for trial, median in enumerate(TRIALS, start=1)
+        ],
+        torch=name,
+    )
+
+
+def test_the_runs_of_a_side_are_its_units_where_there_are_three(side, verdicts):
+    """Nine trials would make 4.5 % clear; the three hours they ran in do not."""
+    several_runs("a", side, 1.0)
+    several_runs("b", side, 1.045)
+    sides = [
+        [factor * mood * median for mood in RUNS.values() for median in TRIALS]
+        for factor in (1.0, 1.045)
+    ]
+    assert judge(*sides).verdict == "slower"
+    (row,) = verdicts(by="torch")
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "wide_interval")
+    assert (row["baseline_trials"], row["trials"]) == (9, 9)
+
+
+def test_runs_that_agree_settle_what_their_trials_would(side, verdicts):
+    several_runs("a", side, 1.0)
+    several_runs("b", side, 1.4)
+    assert [row["verdict"] for row in verdicts(by="torch")] == ["slower"]
+
+
+def test_sides_measured_one_after_the_other_are_told_from_sides_in_turns(
+    side, tmp_path, make_record
+):
+    side("a", STEADY)
+    side("b", STEADY)
+    assert at_other_times(table.load([str(tmp_path)]), None)
+    again = [
+        make_record(run_id="c", trial=number, started_at=FIRST + timedelta(hours=number - 2))
+        for number in range(1, 4)
+    ]
+    store.Writer(tmp_path / "c.parquet", again)
+    assert not at_other_times(table.load([str(tmp_path / "[ac].parquet")]), None)
+
+
+@pytest.mark.parametrize("column", ["host_hash", "card_id"])
+def test_of_two_machines_or_cards_the_time_is_no_matter(column, side, tmp_path):
+    side("a", STEADY, **{column: "one"})
+    side("b", STEADY, **{column: "another"})
+    assert not at_other_times(table.load([str(tmp_path)]), None)
 
 
 def test_the_oldest_side_is_the_baseline(side, verdicts):
@@ -480,6 +764,31 @@ def test_no_rows_at_all_are_refused_too(side, verdicts):
         verdicts()
 
 
+# minimum effects of their own ---------------------------------------------------------------------
+
+
+def test_each_case_is_judged_by_its_own_minimum_effect_and_rows_say_which(side, verdicts):
+    with_cases("a", side, [1.0, 1.0], STEADY)
+    with_cases("b", side, [1.05, 1.05], STEADY)
+    floors = {"case-0": 0.01, "case-1": 0.2}
+    rows = {row["case_id"]: row for row in verdicts(min_effect=lambda row: floors[row["case_id"]])}
+    assert {case: row["verdict"] for case, row in rows.items()} == {
+        "case-0": "slower",
+        "case-1": "same",
+    }
+    assert {case: row["min_effect"] for case, row in rows.items()} == floors
+
+
+def test_rows_have_the_odds_behind_their_verdict_and_none_without_one(side, verdicts):
+    side("a", [*STEADY, {"case_id": "lost", **FAILED}])
+    side("b", [*scaled(STEADY, 1.05), {"case_id": "lost"}])
+    judged, lost = sorted(verdicts(min_effect=0.02), key=lambda row: row["case_id"])
+    assert judged["min_effect"] == lost["min_effect"] == 0.02
+    assert 0 < judged["chance"] < 0.05
+    assert judged["false_discovery_rate"] == judged["chance"]
+    assert lost["chance"] is lost["false_discovery_rate"] is None
+
+
 # what people read ---------------------------------------------------------------------------------
 
 
@@ -487,8 +796,8 @@ def test_a_single_trial_is_inconclusive_and_says_what_to_type(side, verdicts):
     side("a", [1.0], suite="full")
     side("b", [9.0], suite="full")
     rows = verdicts()
-    assert [(row["verdict"], row["reason"]) for row in rows] == [("inconclusive", "single_trial")]
-    assert "spread between processes" in rows[0]["detail"]
+    assert [(row["verdict"], row["reason"]) for row in rows] == [("inconclusive", "few_trials")]
+    assert "how far processes spread" in rows[0]["detail"]
     assert "`gpubench run --suite full --trials 5`" in next_step(rows)
     assert show_speedup(rows[0]) == "0.111 [?]"
 

@@ -3,14 +3,70 @@
 What a double can't show is in the contract tests, which run on a real card where there is one.
 """
 
-from contextlib import nullcontext
+import os
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from gpubench.backends import _nvml, cuda
-from gpubench.device import DeviceInfo
-from gpubench.errors import EnvironmentRefused, UsageError
+from gpubench.device import DeviceInfo, Reading
+from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
+
+
+class Graphs:
+    """torch's streams and graphs: what is captured is kept and runs when it is replayed."""
+
+    def __init__(self, log):
+        self.log, self.current, self.sync_mode = log, "default", 0
+        self.capturing = None
+
+    def names(self):
+        return {
+            "Stream": lambda index: f"side of {index}",
+            "stream": self.stream,
+            "CUDAGraph": lambda: SimpleNamespace(steps=[], replay=lambda: None),
+            "graph": self.graph,
+            "get_sync_debug_mode": lambda: self.sync_mode,
+            "set_sync_debug_mode": lambda mode: setattr(self, "sync_mode", mode),
+        }
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def graph(self, graph, *, stream):
+        """As torch's: a capture that fails leaves the stream of the capture current."""
+        self.capturing = graph
+        self.current, before = stream, self.current
+        try:
+            yield
+        except RuntimeError:
+            self.capturing, self.current = None, stream
+            # CUDA's own error, from ending a capture that is spoilt.
+            raise RuntimeError("operation failed due to a previous error during capture") from None
+        self.capturing, self.current = None, before
+        graph.replay = lambda: [step() for step in graph.steps]
+
+    def launch(self, name):
+        """A step's kernel: recorded where a capture runs, else run."""
+        if self.capturing is None:
+            self.log.append(f"{name} on {self.current}")
+        else:
+            self.capturing.steps.append(lambda: self.log.append(f"{name} replayed"))
+
+    def item(self):
+        """A host read."""
+        if self.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel …")
+        if self.sync_mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
 
 
 class FakeTorch(SimpleNamespace):
@@ -31,13 +87,15 @@ class FakeTorch(SimpleNamespace):
             def elapsed_time(self, end):
                 return end.at - self.at
 
-        buffer = SimpleNamespace(fill_=lambda value: stream.append("flush"), nbytes=345)
+        self.graphs = Graphs(stream)
         super().__init__(
             __version__="2.99.0",
             version=SimpleNamespace(cuda="13.0"),
-            uint8="uint8",
+            float32="float32",
             stream=stream,
-            empty=lambda size, dtype, device: buffer,
+            graphs=self.graphs,
+            zeros=lambda size, dtype, device: SimpleNamespace(nbytes=4 * size if size else 4),
+            sum=lambda values, dim, out: stream.append(f"read {values.nbytes}"),
             backends=SimpleNamespace(
                 cuda=SimpleNamespace(
                     matmul=SimpleNamespace(
@@ -68,7 +126,9 @@ class FakeTorch(SimpleNamespace):
                     L2_cache_size=6 * 2**20,
                 ),
                 reset_peak_memory_stats=lambda index: stream.append("reset"),
-                max_memory_allocated=lambda index: 12345,
+                max_memory_allocated=lambda index: 100 * 2**20,
+                _sleep=lambda cycles: stream.append(("sleep", cycles)),
+                **self.graphs.names(),
             ),
         )
         vars(self).update(different)
@@ -91,7 +151,7 @@ def test_a_batch_is_queued_whole_and_waited_for_once(device):
     step = lambda: device.torch.stream.append("step")  # noqa: E731
     samples = device.sample(step, inner=2, count=3, cold=False)
     one = ["record", "step", "step", "record"]
-    assert device.torch.stream == [*one, *one, *one, "synchronize"]
+    assert device.torch.stream[1:] == [*one, *one, *one, "synchronize"]
     assert samples.device_s == pytest.approx([2e-3] * 3)
     assert len(samples.host_s) == 3
 
@@ -99,7 +159,70 @@ def test_a_batch_is_queued_whole_and_waited_for_once(device):
 def test_the_flush_is_queued_before_the_first_event_of_each_cold_sample(device):
     step = lambda: device.torch.stream.append("step")  # noqa: E731
     device.sample(step, inner=1, count=2, cold=True)
-    assert device.torch.stream == ["flush", "record", "step", "record"] * 2 + ["synchronize"]
+    flush = f"read {2 * 6 * 2**20}"  # twice the L2 cache, read: nothing is left to be written back
+    one = [flush, "record", "step", "record"]
+    assert device.torch.stream[1:] == one * 2 + ["synchronize"]
+
+
+def sleeps(device):
+    """Seconds that the device was kept busy, each time."""
+    found = [entry[1] for entry in device.torch.stream if entry[0] == "sleep"]
+    return [cycles / cuda.SLEEP_CLOCK_HZ for cycles in found]
+
+
+OVERHEAD_S = cuda.SAMPLE_LAUNCHES * cuda.NOMINAL_LAUNCH_S
+
+
+def test_the_host_gets_ahead_by_the_whole_batch_where_enqueueing_takes_longer_than_running(device):
+    device._host_s, device._device_s = 3e-5, 1e-5
+    device.sample(lambda: None, inner=2, count=10, cold=False)
+    enqueueing = 10 * (2 * 3e-5 + OVERHEAD_S)
+    assert device.torch.stream[0][0] == "sleep"
+    assert sleeps(device) == [pytest.approx(cuda.HEAD_START_MARGIN * enqueueing, rel=1e-6)]
+    assert cuda.HEAD_START_MARGIN > 1
+
+
+def test_one_sample_ahead_is_enough_where_the_device_is_the_slower_one(device):
+    device._host_s, device._device_s = 3e-5, 1e-2
+    device.sample(lambda: None, inner=2, count=10, cold=False)
+    assert sleeps(device) == [pytest.approx(cuda.HEAD_START_MARGIN * (6e-5 + OVERHEAD_S), rel=1e-6)]
+
+
+def test_no_head_start_is_longer_than_filling_the_queue_takes(device):
+    device._host_s = 0.3
+    device.sample(lambda: None, inner=1, count=2, cold=False)
+    assert sleeps(device) == [cuda.LONGEST_HEAD_START_S] * 2
+
+
+def test_a_torch_that_cannot_keep_the_device_busy_measures_all_the_same(device):
+    del device.torch.cuda._sleep
+    step = lambda: device.torch.stream.append("step")  # noqa: E731
+    assert len(device.sample(step, inner=1, count=3, cold=False).device_s) == 3
+
+
+@pytest.mark.parametrize(("launches", "inner", "count"), [(1, 1, 450), (10, 3, 100), (5000, 1, 3)])
+def test_a_batch_is_waited_for_before_its_launches_fill_the_queue(device, launches, inner, count):
+    device._host_s = launches * cuda.NOMINAL_LAUNCH_S
+    step = lambda: device.torch.stream.append("step")  # noqa: E731
+    samples = device.sample(step, inner=inner, count=count, cold=False)
+    assert len(samples.device_s) == len(samples.host_s) == count
+    text = ",".join(str(entry) for entry in device.torch.stream)
+    pieces = [piece.count("step") // inner for piece in text.split("synchronize")[:-1]]
+    assert sum(pieces) == count
+    for piece in pieces:
+        assert piece == 1 or piece * (launches * inner + 2) <= cuda.QUEUE_LAUNCHES
+
+
+def test_what_a_step_takes_is_learnt_from_the_last_call_and_not_from_the_timers_own(device):
+    step = lambda: device.torch.stream.append("step")  # noqa: E731
+    device.sample(step, inner=1, count=5, cold=False)
+    learnt = device._host_s, device._device_s
+    assert learnt[0] > 0
+    assert learnt[1] == pytest.approx(2e-3)
+    device.timer_cost_s()
+    assert (device._host_s, device._device_s) == learnt
+    with device.mode("fp32"):
+        assert (device._host_s, device._device_s) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("api", ["new", "old"])
@@ -133,12 +256,12 @@ def test_tf32_is_on_for_tf32_only_and_sums_stay_in_fp32(device, api):
 def test_memory_is_counted_from_the_reset_on(device):
     device.reset_peak_memory()
     assert device.torch.stream == ["reset"]
-    assert device.peak_memory_bytes() == 12345
+    assert device.peak_memory_bytes() == 100 * 2**20
 
 
 def test_the_buffer_that_clears_the_cache_is_not_the_workloads_memory(device):
     device.flush()
-    assert device.peak_memory_bytes() == 12345 - 345
+    assert device.peak_memory_bytes() == (100 - 2 * 6) * 2**20
 
 
 def test_a_case_runs_with_its_own_card_current_and_without_the_last_ones_memory(device):
@@ -148,7 +271,8 @@ def test_a_case_runs_with_its_own_card_current_and_without_the_last_ones_memory(
 
 def test_the_timers_own_cost_is_read_behind_work_on_the_stream(device):
     device.timer_cost_s()
-    assert device.torch.stream[:3] == ["flush", "record", "record"]
+    assert device.torch.stream[1].startswith("read")
+    assert device.torch.stream[2:4] == ["record", "record"]
 
 
 def test_errors_of_torch_and_cupy_count_as_out_of_memory(device):
@@ -223,6 +347,9 @@ def test_a_selector_that_is_no_number_is_refused():
         ("GPU-bb", ["b"]),
         ("1,9,0", ["b"]),  # CUDA stops at the first entry that names nothing
         ("-1", []),
+        ("MIG-bb11", ["slice"]),
+        ("0, MIG-bb11", ["a", "slice"]),
+        ("MIG-unknown", [None]),  # a container's: it is there, whatever it is
     ],
 )
 def test_cards_are_numbered_as_cuda_numbers_them(monkeypatch, setting, expected):
@@ -230,7 +357,7 @@ def test_cards_are_numbered_as_cuda_numbers_them(monkeypatch, setting, expected)
     if setting is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
     known = [("a", "GPU-aa11"), ("b", "GPU-bb22"), ("c", "GPU-cc33")]
-    assert _nvml._visible(known) == expected
+    assert _nvml._visible(known, {"MIG-bb11": "slice"}.get) == expected
 
 
 @pytest.mark.parametrize(
@@ -250,3 +377,352 @@ def test_cards_are_numbered_as_cuda_numbers_them(monkeypatch, setting, expected)
 )
 def test_an_unlisted_card_has_the_architecture_of_its_compute_capability(capability, name):
     assert _nvml.identify("cuda:0", "NVIDIA Unheard-of", 2**30, capability).architecture == name
+
+
+def test_a_graph_runs_every_step_once_a_call_and_is_rehearsed_on_the_stream_of_its_capture(device):
+    torch = device.torch
+    replay = device.capture([lambda: torch.graphs.launch("a"), lambda: torch.graphs.launch("b")])
+    side = "side of 0"
+    assert torch.stream == ["synchronize", f"a on {side}", f"b on {side}", "synchronize"]
+    torch.stream.clear()
+    replay()
+    replay()
+    assert torch.stream == ["a replayed", "b replayed"] * 2
+    assert torch.graphs.current == "default"
+
+
+def test_a_graph_keeps_the_tensors_alive_that_its_kernels_use(device):
+    import gc
+    import weakref
+
+    class Tensor:
+        pass
+
+    def captured():
+        tensor = Tensor()
+        return device.capture([lambda: tensor]), weakref.ref(tensor)
+
+    replay, tensor = captured()
+    gc.collect()
+    assert tensor() is not None
+    del replay
+    gc.collect()
+    assert tensor() is None
+
+
+def test_a_step_that_reads_a_result_back_is_refused_before_it_spoils_a_capture(device):
+    graphs = device.torch.graphs
+    with pytest.raises(Unsupported, match="called a synchronizing CUDA operation"):
+        device.capture([graphs.item])
+    assert graphs.capturing is None
+    assert graphs.sync_mode == 0
+    assert graphs.current == "default"
+
+
+def test_a_capture_that_fails_says_its_first_reason_and_gives_the_stream_back(device):
+    graphs = device.torch.graphs
+    device.torch.cuda.set_sync_debug_mode = lambda mode: None  # it does not detect all
+    with pytest.raises(Unsupported, match=r"not permitted when stream is capturing$") as caught:
+        device.capture([lambda: graphs.launch("a"), graphs.item])
+    assert "\n" not in str(caught.value)
+    assert graphs.current == "default"
+    assert device.torch.stream[-1] == "synchronize"
+
+
+def test_the_functions_that_the_double_stands_for_are_torchs(device):
+    torch = pytest.importorskip("torch", reason="compares the double with torch")
+    for name in device.torch.graphs.names():
+        assert hasattr(torch.cuda, name)
+    assert hasattr(torch.cuda, "_sleep")
+    total = torch.zeros((), dtype=torch.float32)
+    torch.sum(torch.ones(8), dim=0, out=total)
+    assert total == 8
+
+
+def test_running_out_of_memory_in_a_capture_is_that_and_no_lack_of_graphs(device):
+    error = device.torch.cuda.OutOfMemoryError
+
+    def step():
+        raise error("CUDA out of memory")
+
+    with pytest.raises(error):
+        device.capture([step])
+
+
+class Library(SimpleNamespace):
+    """A driver's management library: each call answers, fails, or is missing as in old drivers."""
+
+    def __init__(self, missing=(), failing=(), error=pynvml.NVML_ERROR_NOT_SUPPORTED, **answers):
+        self.inits = 0
+        self.failing, self.error = set(failing), error
+        known = {
+            "ClockInfo": lambda handle, kind: {1: 1980, 2: 1593}[kind],
+            "PowerUsage": lambda handle: 312_500,
+            "TemperatureV": lambda handle, sensor: 61,
+            "Temperature": lambda handle, sensor: 60,
+            "TotalEnergyConsumption": lambda handle: 7_000_500,
+            "CurrentClocksEventReasons": lambda handle: 0x04,
+            "CurrentClocksThrottleReasons": lambda handle: 0x40,
+            "ComputeRunningProcesses_v3": lambda handle: [SimpleNamespace(pid=os.getpid())],
+            "ComputeRunningProcesses_v2": lambda handle: [SimpleNamespace(pid=n) for n in (1, 2)],
+            "HandleByUUID": lambda uuid: f"handle of {uuid}",
+            "DeviceHandleFromMigDeviceHandle": self.card_of_slice,
+        }
+        super().__init__(
+            NVML_CLOCK_SM=pynvml.NVML_CLOCK_SM,
+            NVML_CLOCK_MEM=pynvml.NVML_CLOCK_MEM,
+            NVML_TEMPERATURE_GPU=pynvml.NVML_TEMPERATURE_GPU,
+            NVMLError=pynvml.NVMLError,
+        )
+        for name, answer in (known | answers).items():
+            if name not in missing:
+                setattr(self, f"nvmlDeviceGet{name}", self._call(name, answer))
+
+    def _call(self, name, answer):
+        def call(*arguments):
+            if name in self.failing or "*" in self.failing:
+                raise pynvml.NVMLError(self.error)
+            return answer(*arguments)
+
+        return call
+
+    def card_of_slice(self, handle):
+        if "MIG" not in handle:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return "card of the slice"
+
+    def nvmlInit(self):  # noqa: N802 - as the library calls it
+        self.inits += 1
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Put a scripted library where the backend imports NVIDIA's."""
+
+    def install(**different):
+        fake = Library(**different)
+        monkeypatch.setitem(__import__("sys").modules, "pynvml", fake)
+        return fake
+
+    return install
+
+
+WHOLE = Reading(1.98e9, 1.593e9, 312.5, 61.0, 7000.5, ("power",), 0)
+
+
+def test_a_reading_is_in_base_units(library):
+    library()
+    assert _nvml.sensors("GPU-1").reading() == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("call", "column"),
+    [
+        ("ClockInfo", "clock_hz"),
+        ("ClockInfo", "memory_clock_hz"),
+        ("PowerUsage", "power_w"),
+        ("TotalEnergyConsumption", "energy_j"),
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "failing"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_UNKNOWN,
+    ],
+)
+def test_each_value_that_cannot_be_read_is_null_alone(library, call, column, how, error):
+    library(error=error, **{how: (call,)})
+    found = _nvml.sensors("GPU-1").reading()
+    assert getattr(found, column) is None
+    lost = {"clock_hz", "memory_clock_hz"} if call == "ClockInfo" else {column}
+    for name, value in vars(WHOLE).items():
+        if name not in lost:
+            assert getattr(found, name) == value
+
+
+@pytest.mark.parametrize("how", ["missing", "failing"])
+@pytest.mark.parametrize(
+    ("new", "old", "column", "expected"),
+    [
+        ("TemperatureV", "Temperature", "temperature_c", 60.0),
+        ("CurrentClocksEventReasons", "CurrentClocksThrottleReasons", "throttle", ("thermal",)),
+        ("ComputeRunningProcesses_v3", "ComputeRunningProcesses_v2", "other_processes", 1),
+    ],
+)
+def test_an_older_driver_is_asked_by_the_names_it_knows(library, how, new, old, column, expected):
+    error = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    library(error=error, **{how: (new,)})
+    assert getattr(_nvml.sensors("GPU-1").reading(), column) == expected
+    library(error=error, **{how: (new, old)})
+    assert getattr(_nvml.sensors("GPU-1").reading(), column) is None
+
+
+def test_a_card_that_is_lost_on_the_way_gives_readings_of_nulls(library):
+    fake = library()
+    sensors = _nvml.sensors("GPU-1")
+    assert sensors.reading() == WHOLE
+    fake.failing, fake.error = {"*"}, pynvml.NVML_ERROR_GPU_IS_LOST
+    assert sensors.reading() == Reading()
+    fake.failing = set()
+    assert sensors.reading() == WHOLE
+
+
+def test_a_zero_is_a_reading(library):
+    zero = lambda *arguments: 0  # noqa: E731
+    library(PowerUsage=zero, TemperatureV=zero, CurrentClocksEventReasons=zero)
+    found = _nvml.sensors("GPU-1").reading()
+    assert (found.power_w, found.temperature_c, found.throttle) == (0.0, 0.0, ())
+
+
+@pytest.mark.parametrize(
+    ("bits", "names"),
+    [
+        (0x0, ()),
+        (0x1, ()),  # idle
+        (0x2, ()),  # clocks that somebody set
+        (0x4, ("power",)),
+        (0x80 | 0x8, ("power",)),
+        (0x20, ("thermal",)),
+        (0x40 | 0x8, ("thermal",)),
+        (0x4 | 0x20, ("power", "thermal")),
+        (0x8, ("other",)),  # hardware slowdown of no known cause
+        (0x10, ("other",)),
+        (0x100 | 0x4, ("power", "other")),
+        (0x8000, ()),  # a bit that has no meaning yet
+    ],
+)
+def test_the_drivers_reasons_become_the_names_that_backends_share(bits, names):
+    assert _nvml.throttle_names(bits) == names
+
+
+def test_the_bits_are_those_of_nvidias_own_binding():
+    bits = {name: _nvml.THROTTLE_BITS[name] for name in _nvml.THROTTLE_BITS}
+    ours = {
+        "power": ("SwPowerCap", "HwPowerBrakeSlowdown"),
+        "thermal": ("SwThermalSlowdown", "HwThermalSlowdown"),
+        "other": ("SyncBoost", "DisplayClockSetting"),
+    }
+    for name, theirs in ours.items():
+        for one in theirs:
+            bit = getattr(pynvml, f"nvmlClocksThrottleReason{one}")
+            assert [found for found in bits if bits[found] & bit] == [name]
+    assert pynvml.nvmlClocksThrottleReasonHwSlowdown == _nvml.HW_SLOWDOWN
+
+
+@pytest.mark.parametrize(
+    ("pids", "others"),
+    [
+        ([], 0),  # a container that hides all
+        ([os.getpid()], 0),
+        ([os.getpid(), os.getpid()], 0),  # listed once for each of its contexts
+        ([os.getpid(), 1], 1),
+        ([4711], 0),  # this process, by its number outside of the container
+        ([4711, 4712, 4713], 2),
+    ],
+)
+def test_other_processes_are_those_on_the_card_beside_this_one(library, pids, others):
+    listed = [SimpleNamespace(pid=pid) for pid in pids]
+    library(ComputeRunningProcesses_v3=lambda handle: listed)
+    assert _nvml.sensors("GPU-1").reading().other_processes == others
+
+
+def test_the_library_is_opened_once_for_all_readings_of_a_device(library, monkeypatch):
+    fake = library()
+    monkeypatch.setattr(_nvml, "devices", list)
+    device = cuda.CudaDevice(FakeTorch(), 0)
+    device.info = cuda.replace(device.info, uuid="GPU-1")
+    assert [device.reading() for _ in range(5)] == [WHOLE] * 5
+    assert fake.inits == 1
+    assert device.energy_source == "nvml"
+
+
+def test_a_device_without_the_library_or_unknown_to_it_reads_nothing(device, library):
+    def refused():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    assert device.reading() == Reading()
+    fake = library(failing=("HandleByUUID",))
+    assert _nvml.sensors("GPU-1") is None
+    fake.nvmlInit = refused
+    assert _nvml.sensors("GPU-1") is None
+
+
+def test_a_slice_has_its_cards_clocks_and_neither_its_power_nor_its_neighbours(library):
+    asked = []
+    library(
+        ClockInfo=lambda handle, kind: asked.append(handle) or 1000,
+        ComputeRunningProcesses_v3=lambda handle: asked.append(handle) or [],
+    )
+    found = _nvml.sensors("MIG-1").reading()
+    assert (found.power_w, found.energy_j) == (None, None)
+    assert found.clock_hz == 1e9
+    assert asked == ["card of the slice", "card of the slice", "handle of MIG-1"]
+
+
+def described(library, monkeypatch, setting, **different):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    names = {"card of the slice": "NVIDIA A100-SXM4-40GB", "card 0": "NVIDIA A100-SXM4-40GB"}
+    memory = {"card 0": 40 * 2**30}
+    answers = {
+        "Count": lambda: 1,
+        "HandleByIndex": lambda index: f"card {index}",
+        "UUID": lambda handle: handle.removeprefix("handle of ").replace("card 0", "GPU-aa"),
+        "Name": lambda handle: names.get(handle, "NVIDIA A100-SXM4-40GB MIG 1g.5gb"),
+        "MemoryInfo": lambda handle: SimpleNamespace(total=memory.get(handle, 5 * 2**30)),
+        "CudaComputeCapability": lambda handle: (8, 0),
+        "EnforcedPowerLimit": lambda handle: 400_000,
+        "EccMode": lambda handle: [1, 1],
+        "MaxPcieLinkGeneration": lambda handle: 4,
+        "MaxPcieLinkWidth": lambda handle: 16,
+    }
+    fake = library(**(answers | different))
+    fake.nvmlSystemGetDriverVersion = lambda: "580.1"
+    fake.nvmlShutdown = lambda: None
+    return _nvml.devices()
+
+
+def test_a_slice_of_a_card_is_seen_and_not_taken_for_the_card(library, monkeypatch):
+    (card,) = described(library, monkeypatch, "0")
+    assert card.card_id == "nvidia-a100-sxm4-40gb"
+    assert card.power_limit_w == 400.0
+    (found,) = described(library, monkeypatch, "MIG-1")
+    assert (found.name, found.backend, found.uuid) == ("cuda:0", "cuda", "MIG-1")
+    assert found.card == "NVIDIA A100-SXM4-40GB MIG 1g.5gb"
+    assert found.card_id.startswith("unlisted-")
+    assert found.architecture == "Ampere"
+    assert found.memory_bytes == 5 * 2**30
+    assert found.power_limit_w is None
+
+
+def test_a_slice_whose_name_is_its_cards_is_told_apart_all_the_same(library, monkeypatch):
+    alike = {
+        "Name": lambda handle: "NVIDIA A100-SXM4-40GB",
+        "MemoryInfo": lambda handle: SimpleNamespace(total=40 * 2**30),
+    }
+    (found,) = described(library, monkeypatch, "MIG-1", **alike)
+    assert found.card == "NVIDIA A100-SXM4-40GB MIG"
+    assert found.card_id.startswith("unlisted-")
+
+
+def test_a_slice_that_the_library_does_not_find_is_there_as_far_as_it_is_known(
+    library, monkeypatch
+):
+    (found,) = described(library, monkeypatch, "MIG-1", failing=("HandleByUUID",))
+    assert (found.name, found.backend, found.driver) == ("cuda:0", "cuda", "580.1")
+    assert found.memory_bytes is None
+    assert found.uuid is None
+
+
+@pytest.mark.parametrize("kind", ["GPU", "MIG"])
+def test_torchs_identity_finds_a_card_and_a_slice(library, monkeypatch, kind):
+    def by_uuid(uuid):
+        if not uuid.startswith(kind):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return f"handle of {uuid}"
+
+    described(library, monkeypatch, "0", HandleByUUID=by_uuid)
+    assert _nvml.by_uuid("1234", "cuda:0").uuid == f"{kind}-1234"

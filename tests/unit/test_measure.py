@@ -14,7 +14,9 @@ from gpubench.stats import median
 from gpubench.workload import Case
 
 CASE = Case("gemm", (("shape", "4096x4096x4096"), ("precision", "fp32")))
-HOT = Case(CASE.workload, CASE.params, "hot")
+#: 3 MiB, which fit into the card's 6 MiB of L2
+SMALL = Case("gemm", (("shape", "512x512x512"), ("precision", "fp32")))
+HOT = Case(SMALL.workload, SMALL.params, "hot")
 
 
 def on_card(**script):
@@ -41,11 +43,74 @@ def test_without_noise_the_median_is_exact():
 
 
 def test_a_cold_measurement_does_not_profit_from_the_cache():
-    """Dropping the flush would make the cold time the hot one: 40 % faster on this clock."""
-    cold, hot = (
-        median(measure(on_card(noise=0.0, hot=0.6), case).samples.device_s) for case in (CASE, HOT)
+    """Steps on the data of the step before would be 40 % faster on this clock."""
+    cold, hot = (measure(on_card(noise=0.0, warmup=0.0, hot=0.6), case) for case in (SMALL, HOT))
+    assert (cold.cold_by, hot.cold_by) == ("rotation", None)
+    assert median(hot.samples.device_s) == pytest.approx(
+        0.6 * median(cold.samples.device_s), rel=0.01
     )
-    assert hot == pytest.approx(0.6 * cold, rel=0.01)
+
+
+def test_data_without_copies_is_flushed_out_of_the_cache():
+    device = on_card(noise=0.0, warmup=0.0, hot=0.6)
+    prepare = device.prepare
+    device.prepare = lambda *arguments: replace(prepare(*arguments), another=None)
+    flushed, rotated = measure(device, SMALL), measure(on_card(noise=0.0, warmup=0.0), SMALL)
+    assert (flushed.cold_by, flushed.inner) == ("flush", 1)
+    assert median(flushed.samples.device_s) == pytest.approx(
+        median(rotated.samples.device_s), rel=0.01
+    )
+
+
+def test_copies_together_are_several_times_the_cache_and_a_large_case_needs_none():
+    made = []
+    device = on_card()
+    prepare = device.prepare
+
+    def counted(*arguments):
+        prepared = prepare(*arguments)
+        another = prepared.another
+        return replace(prepared, another=lambda: made.append(1) or another())
+
+    device.prepare = counted
+    touched = 3 * 4 * 512**2
+    assert measure(device, SMALL).cold_by == "rotation"
+    assert (len(made) + 1) * touched >= 5 * device.info.cache_bytes > len(made) * touched
+    made.clear()
+    assert measure(device, CASE).cold_by == "rotation"
+    assert made == []
+
+
+def test_short_cold_steps_are_timed_several_together_once_copies_take_turns():
+    """One alone would not last 50 times what the timer costs, and be flagged."""
+    device = on_card(noise=0.0, warmup=0.0)
+    device.timer_cost_s = lambda: 1e-5
+    measured = measure(device, SMALL)
+    assert measured.inner > 1
+    assert "short" not in measured.flags
+
+
+def test_a_graph_takes_the_launches_out_of_the_time():
+    script = {"noise": 0.0, "warmup": 0.0, "launch_s": 1e-3}
+    bound, graph = (
+        measure(on_card(**script), SMALL, StopRule(graph=wanted)) for wanted in (False, True)
+    )
+    assert "launch_bound" in bound.flags
+    assert "launch_bound" not in graph.flags
+    assert graph.notes["graph"] == "used"
+    assert median(graph.samples.device_s) < 0.2 * median(bound.samples.device_s)
+
+
+def test_where_no_graph_can_be_captured_the_row_says_so_and_is_measured_all_the_same():
+    device = on_card(noise=0.0)
+
+    def refuse(steps):
+        raise Unsupported("the step reads back")
+
+    device.capture = refuse
+    measured = measure(device, SMALL, StopRule(graph=True))
+    assert measured.notes["graph"] == "not used: the step reads back"
+    assert measured.samples.device_s
 
 
 def test_warm_up_is_kept_out_of_the_samples():
@@ -139,12 +204,13 @@ def test_a_step_that_waits_for_the_device_has_no_host_time(monkeypatch):
 
 def test_clocks_that_rise_during_many_short_steps_are_waited_for(monkeypatch):
     """All steps of the first 250 ms agree with each other, and none with what follows."""
-    device = on_card(noise=0.0, throttle_after=0.25, throttle=0.2)
+    script = {"noise": 0.0, "warmup": 0.0, "throttle_after": 0.25, "throttle": 0.2}
+    device = on_card(**script)
     monkeypatch.setattr(type(device), "settle_s", 0.3)
     true = 0.2 * true_step_s(device)
     assert median(measure(device, CASE).samples.device_s) == pytest.approx(true, rel=0.02)
     monkeypatch.setattr(type(device), "settle_s", 0.0)
-    hasty = on_card(noise=0.0, throttle_after=0.25, throttle=0.2)
+    hasty = on_card(**script)
     assert median(measure(hasty, CASE).samples.device_s) > 2 * true
 
 

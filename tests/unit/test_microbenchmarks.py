@@ -165,6 +165,24 @@ def test_right_results_pass_the_check(device, name, params, precision):
     run_check(prepared)
 
 
+@pytest.mark.parametrize(("name", "params"), SMALL)
+def test_a_copy_does_the_same_on_data_of_its_own(device, name, params, monkeypatch):
+    """Copies that shared data would find it in the cache, and a cold time would be a hot one."""
+    prepared = prepare(device, name, {"precision": "fp32", **params})
+    made, clone, empty = [], torch.Tensor.clone, torch.empty_like
+    monkeypatch.setattr(torch.Tensor, "clone", lambda *args: made.append(clone(*args)) or made[-1])
+    monkeypatch.setattr(torch, "empty_like", lambda *args: made.append(empty(*args)) or made[-1])
+    step = prepared.another()
+    monkeypatch.undo()
+    expected, found = prepared.step(), step()
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    # All that the case touches was copied: less would be counted as too few copies.
+    touched = WORKLOADS[name].work({"precision": "fp32", **params}).bytes
+    results = [found] if isinstance(found, torch.Tensor) else list(found)
+    places = {part.data_ptr(): part.nbytes for part in [*made, *results]}
+    assert sum(places.values()) >= touched
+
+
 def one_element_wrong(original):
     """The same function, with something else in the last place of its result."""
 

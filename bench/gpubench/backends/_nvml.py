@@ -7,11 +7,20 @@ may end a measurement, so each call stands alone.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpubench.cards import find_card
-from gpubench.device import DeviceInfo
+from gpubench.device import DeviceInfo, Reading
+
+# Bits of the clocks' event reasons, from "NvmlClocksEventReasons" of NVIDIA's NVML API reference.
+# An idle card and clocks set by the user are no throttling, so those bits are not listed.
+HW_SLOWDOWN = 0x08
+THROTTLE_BITS = {
+    "power": 0x04 | 0x80,  # software power cap, hardware power brake
+    "thermal": 0x20 | 0x40,  # software and hardware thermal slowdown
+    "other": 0x10 | 0x100 | 0x200 | 0x400,  # sync boost, display, board limit, reliability
+}
 
 
 @contextmanager
@@ -49,29 +58,48 @@ def devices() -> list[DeviceInfo]:
         count = read(nvml.nvmlDeviceGetCount) or 0
         handles = [read(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
         known = [(handle, read(nvml.nvmlDeviceGetUUID, handle)) for handle in handles if handle]
+        chosen = _visible(known, lambda uuid: read(nvml.nvmlDeviceGetHandleByUUID, uuid))
         return [
-            describe(nvml, handle, f"cuda:{number}")
-            for number, handle in enumerate(_visible(known))
+            describe(nvml, handle, f"cuda:{number}") if handle else _unknown_slice(nvml, number)
+            for number, handle in enumerate(chosen)
         ]
 
 
 def by_uuid(uuid: str, name: str) -> DeviceInfo | None:
-    """The card of this identity; None where the library can't tell."""
+    """The card, or the MIG slice of one, of this identity; None where the library can't tell.
+
+    Args:
+        uuid: as CUDA reports it, without the ``GPU-`` or ``MIG-`` in front.
+        name: what ``--device`` takes.
+    """
     with library() as nvml:
-        handle = read(nvml.nvmlDeviceGetHandleByUUID, uuid) if nvml else None
-        return describe(nvml, handle, name) if handle else None
+        if nvml is None:
+            return None
+        for kind in ("GPU", "MIG"):
+            if handle := read(nvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}"):
+                return describe(nvml, handle, name)
+        return None
 
 
 def describe(nvml: Any, handle: Any, name: str) -> DeviceInfo:
-    """All that the library tells of one card."""
-    card_name = read(nvml.nvmlDeviceGetName, handle) or "NVIDIA card of unknown name"
+    """All that the library tells of one card, or of a MIG slice of one.
+
+    A slice has its own memory; that its name is the slice's keeps it from being taken for the
+    whole card, whose peaks and whose power limit it hasn't.
+    """
+    parent = read(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
+    card = parent or handle
+    card_name = read(nvml.nvmlDeviceGetName, handle) or read(nvml.nvmlDeviceGetName, card)
+    card_name = card_name or "NVIDIA card of unknown name"
+    if parent and "MIG" not in card_name:
+        card_name += " MIG"
     memory = read(nvml.nvmlDeviceGetMemoryInfo, handle)
-    capability = read(nvml.nvmlDeviceGetCudaComputeCapability, handle)
-    limit = read(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)
-    ecc = read(nvml.nvmlDeviceGetEccMode, handle)
+    capability = read(nvml.nvmlDeviceGetCudaComputeCapability, card)
+    limit = None if parent else read(nvml.nvmlDeviceGetEnforcedPowerLimit, card)
+    ecc = read(nvml.nvmlDeviceGetEccMode, card)
     # An idle link reports generation 1, so the most that card and slot can do is kept.
-    generation = read(nvml.nvmlDeviceGetMaxPcieLinkGeneration, handle)
-    width = read(nvml.nvmlDeviceGetMaxPcieLinkWidth, handle)
+    generation = read(nvml.nvmlDeviceGetMaxPcieLinkGeneration, card)
+    width = read(nvml.nvmlDeviceGetMaxPcieLinkWidth, card)
     return replace(
         identify(name, card_name, int(memory.total) if memory else None, capability),
         uuid=read(nvml.nvmlDeviceGetUUID, handle),
@@ -80,6 +108,100 @@ def describe(nvml: Any, handle: Any, name: str) -> DeviceInfo:
         ecc=bool(ecc[0]) if ecc else None,
         pcie=f"{generation}.0 x{width}" if generation and width else None,
     )
+
+
+def _unknown_slice(nvml: Any, number: int) -> DeviceInfo:
+    slice_ = identify(f"cuda:{number}", "NVIDIA MIG slice of unknown card", None, None)
+    return replace(slice_, driver=read(nvml.nvmlSystemGetDriverVersion))
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """One card's sensors, in a session of the library that stays open until the process ends.
+
+    Opening a session takes tens of milliseconds, far more than reading a sensor does.
+
+    Attributes:
+        handle: of what computes here: a card, or a MIG slice of one.
+        parent: the card that a slice is of; None of a card itself.
+    """
+
+    nvml: Any
+    handle: Any
+    parent: Any = None
+
+    def reading(self) -> Reading:
+        """Everything as of now; each value stands alone.
+
+        A slice shares its card's clocks and temperature. The card's power and energy are those of
+        all slices together, and say nothing of this one.
+        """
+        nvml = self.nvml
+        clock = self._ask("ClockInfo", nvml.NVML_CLOCK_SM)  # in MHz
+        memory_clock = self._ask("ClockInfo", nvml.NVML_CLOCK_MEM)
+        # In mW; from Ampere on it is the mean of the last second.
+        power = None if self.parent else self._ask("PowerUsage")
+        energy = None if self.parent else self._ask("TotalEnergyConsumption")  # in mJ
+        temperature = self._ask("TemperatureV", nvml.NVML_TEMPERATURE_GPU)
+        if temperature is None:  # an older driver or binding
+            temperature = self._ask("Temperature", nvml.NVML_TEMPERATURE_GPU)
+        reasons = self._ask("CurrentClocksEventReasons")
+        if reasons is None:  # the name that older drivers know it by
+            reasons = self._ask("CurrentClocksThrottleReasons")
+        return Reading(
+            clock_hz=None if clock is None else clock * 1e6,
+            memory_clock_hz=None if memory_clock is None else memory_clock * 1e6,
+            power_w=None if power is None else power / 1e3,
+            temperature_c=None if temperature is None else float(temperature),
+            energy_j=None if energy is None else energy / 1e3,
+            throttle=None if reasons is None else throttle_names(reasons),
+            other_processes=self._other_processes(),
+        )
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        call = getattr(self.nvml, f"nvmlDeviceGet{what}", None)
+        return None if call is None else read(call, self.parent or self.handle, *arguments)
+
+    def _other_processes(self) -> int | None:
+        """How many processes compute here beside this one.
+
+        The library may know this one by another number than it does itself, in a container for
+        instance; that one of them is this one holds all the same.
+        """
+        # The name without a version raises, with an older driver, what `read` doesn't expect.
+        for version in ("_v3", "_v2"):
+            call = getattr(self.nvml, f"nvmlDeviceGetComputeRunningProcesses{version}", None)
+            found = None if call is None else read(call, self.handle)
+            if found is not None:
+                return max(0, len({process.pid for process in found}) - 1)
+        return None
+
+
+def sensors(uuid: str | None) -> Sensors | None:
+    """The sensors of the card or slice of this identity (with ``GPU-`` or ``MIG-`` in front).
+
+    None where the library is missing, or doesn't know it.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError, OSError):
+        return None
+    handle = read(pynvml.nvmlDeviceGetHandleByUUID, uuid) if uuid else None
+    if not handle:
+        return None
+    parent = read(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
+    return Sensors(pynvml, handle, parent)
+
+
+def throttle_names(reasons: int) -> tuple[str, ...]:
+    """The bits of the driver's word as the names that all backends share.
+
+    Hardware slowdown comes with the bit that says what caused it, where the card knows.
+    """
+    names = tuple(name for name, bits in THROTTLE_BITS.items() if reasons & bits)
+    return names or (("other",) if reasons & HW_SLOWDOWN else ())
 
 
 def identify(
@@ -112,13 +234,22 @@ def _architecture(capability: tuple[int, int] | None) -> str:
     return names.get(major, f"compute capability {major}.{minor}")
 
 
-def _visible(known: list[tuple[Any, str | None]]) -> list[Any]:
-    """What CUDA_VISIBLE_DEVICES leaves, in its order; CUDA ignores all behind a bad entry."""
+def _visible(known: list[tuple[Any, str | None]], find_slice: Callable[[str], Any]) -> list[Any]:
+    """What CUDA_VISIBLE_DEVICES leaves, in its order; CUDA ignores all behind a bad entry.
+
+    Args:
+        known: handle and identity of each card.
+        find_slice: the handle of a MIG slice, by its identity. A slice that the library can't
+            find, being a container's or an older driver's, is still there: it is a None.
+    """
     setting = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting is None:
         return [handle for handle, _ in known]
     chosen = []
     for entry in filter(None, (entry.strip() for entry in setting.split(","))):
+        if entry.startswith("MIG-"):
+            chosen.append(find_slice(entry))
+            continue
         by_number = known[int(entry)][0] if entry.isdigit() and int(entry) < len(known) else None
         by_name = next((handle for handle, uuid in known if uuid and uuid.startswith(entry)), None)
         if (handle := by_number or by_name) is None:

@@ -5,16 +5,18 @@ CuPy kernels run on torch's current stream, so the same events time them.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from gpubench.backends import _nvml
-from gpubench.cards import Card, catalogue, unsupported_precision
-from gpubench.device import Device, DeviceInfo, Samples
-from gpubench.errors import EnvironmentRefused, UsageError
+from gpubench.cards import NOMINAL_LAUNCH_S, Card, catalogue, unsupported_precision
+from gpubench.device import Device, DeviceInfo, Reading, Samples
+from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
 
 if TYPE_CHECKING:
     from gpubench.workload import Work
@@ -27,6 +29,19 @@ LARGEST_CACHE_BYTES = 128 * 2**20
 # A card that the catalogue lacks is planned for as a slow one.
 UNKNOWN_FLOPS = 5e12
 UNKNOWN_BANDWIDTH = 1e11
+
+# A stream takes about a thousand launches before it makes the host wait.
+QUEUE_LAUNCHES = 1000
+# What a sample launches beside its steps: two events, and at most two kernels of a flush.
+SAMPLE_LAUNCHES = 4
+# The head start is that much longer than the host is expected to need; and no longer than it takes
+# torch to fill the queue, where the host has to wait for the device anyway.
+HEAD_START_MARGIN = 1.5
+LONGEST_HEAD_START_S = 0.01
+# Recent cards clock between 1.2 and 3 GHz; the margin covers what this is off.
+SLEEP_CLOCK_HZ = 2e9
+# From this share of the device's time on, the host may be what a step waits for.
+HOST_SHARE = 0.8
 
 
 def present() -> list[DeviceInfo]:
@@ -110,6 +125,7 @@ class CudaDevice(Device):
     """One card; everything runs on torch's current stream."""
 
     timer = "cuda_event"
+    energy_source = "nvml"
     # Clocks ramp within tens of milliseconds, power limits bite within some hundred.
     settle_s = 0.3
 
@@ -117,6 +133,8 @@ class CudaDevice(Device):
         self.torch = torch
         self.index = index
         self.torch_device = f"cuda:{index}"
+        # Of a step in the last call of `sample`: what enqueueing it took, and the device.
+        self._host_s = self._device_s = 0.0
         torch.cuda.set_device(index)
         self.info = self._describe(index)
 
@@ -159,6 +177,7 @@ class CudaDevice(Device):
         if hasattr(matmul, "allow_fp16_accumulation"):
             settings.append((matmul, "allow_fp16_accumulation", False))
         self.torch.cuda.empty_cache()  # the last case's tensors are gone by now
+        self._host_s = self._device_s = 0.0
         before = [getattr(owner, name) for owner, name, _ in settings]
         try:
             for owner, name, value in settings:
@@ -172,18 +191,57 @@ class CudaDevice(Device):
     @cached_property
     def _eviction_buffer(self) -> Any:
         size = 2 * (self.info.cache_bytes or LARGEST_CACHE_BYTES)
-        return self.torch.empty(size, dtype=self.torch.uint8, device=self.torch_device)
+        return self.torch.zeros(size // 4, dtype=self.torch.float32, device=self.torch_device)
+
+    @cached_property
+    def _eviction_sum(self) -> Any:
+        return self.torch.zeros((), dtype=self.torch.float32, device=self.torch_device)
 
     def flush(self) -> None:
-        """Write twice the L2 cache, queued on the stream like any other kernel."""
-        self._eviction_buffer.fill_(1)
+        """Read twice the L2 cache, queued on the stream like any other kernel.
+
+        Reading displaces the last step's data as writing would, and what it leaves in the cache
+        is clean. Written lines would have to go to memory first, on the next step's time.
+        """
+        self.torch.sum(self._eviction_buffer, dim=0, out=self._eviction_sum)
 
     def synchronize(self) -> None:
         """Wait for the card."""
         self.torch.cuda.synchronize(self.index)
 
     def sample(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
-        """Queue all samples between pairs of events, then wait once."""
+        """Queue the samples between pairs of events, then wait once for each thousand launches.
+
+        The device gets something to wait on first, so that its queue is full when it comes to the
+        samples: a device that waits for the host does so between two events, on the sample's time.
+        The host, in turn, never waits for a full queue, so its time is what enqueueing takes.
+        """
+        samples = Samples()
+        launches = max(1, round(self._host_s / NOMINAL_LAUNCH_S))  # of a step, by what they cost
+        most = max(1, QUEUE_LAUNCHES // (launches * inner + SAMPLE_LAUNCHES))
+        while (left := count - len(samples.device_s)) > 0:
+            self._head_start(inner, min(most, left))
+            samples.extend(self._queue(step, inner=inner, count=min(most, left), cold=cold))
+        if samples.device_s:
+            # The least is free of interruptions; the next call is most likely of the same step.
+            self._host_s = min(samples.host_s)
+            self._device_s = median(samples.device_s)
+        return samples
+
+    def _head_start(self, inner: int, count: int) -> None:
+        """Keep the device busy for as long as the host takes to get ahead of it.
+
+        By the last call's times: where steps are shorter than their enqueueing, the host needs to
+        have queued all of them; else it stays ahead once it has queued one.
+        """
+        ahead = count if self._host_s >= HOST_SHARE * self._device_s else 1
+        one_s = inner * self._host_s + SAMPLE_LAUNCHES * NOMINAL_LAUNCH_S
+        seconds = min(HEAD_START_MARGIN * ahead * one_s, LONGEST_HEAD_START_S)
+        # Not a public function, but torch's own tests have relied on it for years.
+        if sleep := getattr(self.torch.cuda, "_sleep", None):
+            sleep(int(seconds * SLEEP_CLOCK_HZ))
+
+    def _queue(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
         event = self.torch.cuda.Event
         pairs = [(event(enable_timing=True), event(enable_timing=True)) for _ in range(count)]
         host_s = []
@@ -202,7 +260,67 @@ class CudaDevice(Device):
 
     def timer_cost_s(self) -> float:
         """Two events behind a flush: on an idle stream their distance is the host's doing."""
-        return min(self.sample(lambda: None, inner=1, count=25, cold=True).device_s)
+        before = self._host_s, self._device_s  # of the step that was warmed up and comes next
+        try:
+            return min(self.sample(lambda: None, inner=1, count=25, cold=True).device_s)
+        finally:
+            self._host_s, self._device_s = before
+
+    @cached_property
+    def _sensors(self) -> "_nvml.Sensors | None":
+        return _nvml.sensors(self.info.uuid)
+
+    def reading(self) -> Reading:
+        """What NVIDIA's management library tells; nothing where it is missing."""
+        return self._sensors.reading() if self._sensors else Reading()
+
+    def capture(self, steps: Sequence[Callable[[], object]]) -> Callable[[], object]:
+        """A CUDA graph of all ``steps``.
+
+        Raises:
+            Unsupported: a step does what can't be captured: it reads a result back, it is an
+                optimizer's that keeps its state on the host, or it allocates outside torch.
+        """
+        cuda = self.torch.cuda
+        graph, side = cuda.CUDAGraph(), cuda.Stream(self.index)
+        self.synchronize()  # the side stream doesn't wait for what is queued on the caller's
+        try:
+            # Whatever happens, this gives the caller's stream back; a spoilt capture doesn't.
+            with cuda.stream(side):
+                self._rehearse(steps)
+                # On the stream of the rehearsal: libraries keep handles, work space and free
+                # memory for each stream, and making those can't be captured.
+                with cuda.graph(graph, stream=side):
+                    for step in steps:
+                        step()
+        except RuntimeError as error:
+            if self.out_of_memory(error):
+                raise
+            self.synchronize()
+            raise Unsupported(f"no CUDA graph of this step: {_first_line(error)}") from error
+        self.synchronize()
+
+        def replay(_alive: Sequence[Callable[[], object]] = tuple(steps)) -> None:
+            graph.replay()  # on the steps' tensors, which is why they stay alive
+
+        return replay
+
+    def _rehearse(self, steps: Sequence[Callable[[], object]]) -> None:
+        """Run all once where they will be captured, and refuse those that wait for the device.
+
+        Waiting would spoil a capture half-way, which torch does not recover from in full: its
+        random numbers on the device fail from then on (pytorch issue 171263).
+        """
+        cuda = self.torch.cuda
+        before = cuda.get_sync_debug_mode()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it calls itself a prototype
+            cuda.set_sync_debug_mode("error")
+        try:
+            for step in steps:
+                step()
+        finally:
+            cuda.set_sync_debug_mode(before)
 
     def expected_s(self, work: "Work", precision: str | None) -> float | None:
         """The catalogue's nominal time, or that of a slow card."""
@@ -232,12 +350,19 @@ class CudaDevice(Device):
         properties = self.torch.cuda.get_device_properties(index)
         name = f"cuda:{index}"
         uuid = getattr(properties, "uuid", None)
-        info = _nvml.by_uuid(f"GPU-{uuid}", name) if uuid else None
+        info = _nvml.by_uuid(str(uuid), name) if uuid else None
         if info is None:
-            numbered = [found for found in present() if found.name == name]
+            numbered = [found for found in present() if found.name == name and found.uuid]
             info = numbered[0] if numbered else None
         if info is None:  # a container without the management library, or WSL
             capability = (properties.major, properties.minor)
             info = _nvml.identify(name, properties.name, properties.total_memory, capability)
         cache_bytes = getattr(properties, "L2_cache_size", None)
         return replace(info, name=name, cache_bytes=info.cache_bytes or cache_bytes)
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong first: ending a spoilt capture raises once more, and says less."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).partition("\n")[0]

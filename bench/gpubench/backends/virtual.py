@@ -6,16 +6,18 @@ are the fields of `Script`. Rows carry ``provenance = "virtual"``: they show wha
 never what a card can do.
 """
 
+import math
 import os
 import random
 import signal
 import time
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gpubench.cards import Card, get_card, unsupported_precision
-from gpubench.device import Device, DeviceInfo
+from gpubench.device import Device, DeviceInfo, Reading, Samples
 from gpubench.errors import Unsupported, UsageError, unknown_name
 from gpubench.workload import Case, Prepared
 
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = "virtual:geforce-rtx-3090"
 PRIORITY = -1
+
+# Under load a card warms up by this much, two thirds of it in the first minute.
+COLD_C, WARMING_C, WARMING_S = 40.0, 35.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,14 @@ class Script:
         drift: relative slow-down per second of virtual time, as a card that heats up.
         throttle_after: virtual seconds until the card throttles.
         throttle: factor on times from then on.
+        throttle_reason: what the driver says of it: power, thermal or other.
         second_mode: share of steps that take ``second_mode_factor`` as long (bimodal times).
         second_mode_factor: see ``second_mode``.
         slowdown: factor on all times: a regression to be found.
         hot: share of a step's time that remains when its data is in the cache.
+        launch_s: what the host takes to enqueue a step; a shorter step waits for it.
+        other_processes: how many others compute on the card.
+        unreadable: pattern of the readings that the card can't give, such as energy_j or *.
         tick: resolution of the clock, in seconds.
         oom: pattern of case ids that run out of memory.
         crash: pattern of case ids at which the process dies.
@@ -58,10 +67,14 @@ class Script:
     drift: float = 0.0
     throttle_after: float = float("inf")
     throttle: float = 1.0
+    throttle_reason: str = "thermal"
     second_mode: float = 0.0
     second_mode_factor: float = 1.0
     slowdown: float = 1.0
     hot: float = 0.9
+    launch_s: float = 0.0
+    other_processes: int = 0
+    unreadable: str = ""
     tick: float = 1e-9
     oom: str = ""
     crash: str = ""
@@ -115,6 +128,7 @@ class VirtualDevice(Device):
 
     timer = "virtual"
     provenance = "virtual"
+    energy_source = "virtual"
 
     def __init__(self, card: Card, script: Script | None = None) -> None:
         self.card = card
@@ -122,7 +136,9 @@ class VirtualDevice(Device):
         self.random = random.Random(self.script.seed)
         self._now_s = 0.0
         self._steps = 0
-        self._cache_is_warm = False
+        self._host_s = 0.0
+        self._is_replaying = False
+        self._cached: object = None
         self._peak_memory: int | None = None
         self.info = DeviceInfo(
             name=f"virtual:{card.card_id}",
@@ -147,7 +163,7 @@ class VirtualDevice(Device):
     def flush(self) -> None:
         """Writing twice the cache takes its time, too."""
         self._now_s += 2 * self.card.cache_bytes / self.card.bandwidth
-        self._cache_is_warm = False
+        self._cached = None
 
     def now(self) -> float:
         """The virtual clock."""
@@ -172,11 +188,57 @@ class VirtualDevice(Device):
         self._peak_memory = int(work.footprint) if work.footprint else None
         precision = params.get("precision")
         base = self.expected_s(work, precision if isinstance(precision, str) else None) or 0.0
+
+        def another() -> Callable[[], None]:
+            # Data that is larger than the cache is never in it.
+            data = object() if (work.bytes or 0) <= self.card.cache_bytes else None
+            return lambda: self._advance(base, data)
+
         return Prepared(
-            step=lambda: self._advance(base),
+            step=another(),
             check=(self._wrong if fnmatchcase(case_id, self.script.wrong) else None),
+            another=another,
             work=work,
         )
+
+    def sample(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
+        """As any device does; with a script that makes launching cost time, the host's part too."""
+        samples = Samples()
+        for _ in range(count):
+            before = self._host_s
+            samples.extend(super().sample(step, inner=inner, count=1, cold=cold))
+            if self.script.launch_s:
+                samples.host_s.append((self._host_s - before) / inner)
+        return samples
+
+    def capture(self, steps: Sequence[Callable[[], object]]) -> Callable[[], object]:
+        """One call that runs all of them, with nothing to enqueue for each."""
+
+        def replay() -> None:
+            self._is_replaying = True
+            try:
+                for step in steps:
+                    step()
+            finally:
+                self._is_replaying = False
+
+        return replay
+
+    def reading(self) -> Reading:
+        """The card's rated power all the time, and clocks that fall as its script slows it down."""
+        script, now_s = self.script, self.now()
+        throttles = self._now_s >= script.throttle_after
+        reading = Reading(
+            clock_hz=self.card.boost_clock_hz / self._slower(),
+            power_w=self.card.power_w,
+            temperature_c=COLD_C + WARMING_C * -math.expm1(-now_s / WARMING_S),
+            energy_j=self.card.power_w * now_s,
+            throttle=(script.throttle_reason,) if throttles else (),
+            other_processes=script.other_processes,
+        )
+        hidden = [field.name for field in fields(Reading)]
+        hidden = [name for name in hidden if fnmatchcase(name, script.unreadable)]
+        return replace(reading, **dict.fromkeys(hidden))
 
     def peak_memory_bytes(self) -> int | None:
         """The declared footprint."""
@@ -194,17 +256,23 @@ class VirtualDevice(Device):
     def _wrong(self) -> None:
         raise AssertionError("the script of the virtual device says that this result is wrong")
 
-    def _advance(self, base: float) -> None:
+    def _slower(self) -> float:
+        """How many times slower the card is by now than when its work began."""
+        throttles = self._now_s >= self.script.throttle_after
+        return (1 + self.script.drift * self._now_s) * (self.script.throttle if throttles else 1)
+
+    def _advance(self, base: float, data: object = "the same") -> None:
         script = self.script
-        seconds = base * script.slowdown
+        seconds = base * script.slowdown * self._slower()
         seconds *= 1 + script.warmup * 3 ** (-self._steps / script.warmup_steps)
-        seconds *= 1 + script.drift * self._now_s
-        if self._now_s >= script.throttle_after:
-            seconds *= script.throttle
         if self.random.random() < script.second_mode:
             seconds *= script.second_mode_factor
-        if self._cache_is_warm:
+        if data is not None and data is self._cached:
             seconds *= script.hot
-        self._now_s += seconds * max(0.1, self.random.gauss(1, script.noise))
+        seconds *= max(0.1, self.random.gauss(1, script.noise))
+        if not self._is_replaying:
+            self._host_s += script.launch_s
+            seconds = max(seconds, script.launch_s)
+        self._now_s += seconds
         self._steps += 1
-        self._cache_is_warm = True
+        self._cached = data

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import unknown_name
-from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
+from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Step, Work, workload
 
 if TYPE_CHECKING:
     import torch
@@ -98,14 +98,7 @@ def attention(
     inputs = tuple(make().requires_grad_(backward) for _ in range(3))
     upstream = make()
 
-    def forward() -> torch.Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=causal)
-
-    def forward_backward() -> tuple[torch.Tensor, ...]:
-        result = forward()
-        return result, *torch.autograd.grad(result, inputs, upstream)
-
-    step: Callable[[], Any] = forward_backward if backward else forward
+    forward, step = _steps_on(inputs, upstream, causal=causal, backward=backward)
     notes: dict[str, str] = {}
 
     def check() -> None:
@@ -123,7 +116,27 @@ def attention(
             for name, whole, right in zip(names, results, expected, strict=False):
                 _compare(name, whole[index].detach().double(), right, precision)
 
-    return Prepared(step=step, check=check, notes=notes)
+    def another() -> Step:
+        copies = tuple(tensor.detach().clone().requires_grad_(backward) for tensor in inputs)
+        return _steps_on(copies, upstream.clone(), causal=causal, backward=backward)[1]
+
+    return Prepared(step=step, check=check, another=another, notes=notes)
+
+
+def _steps_on(
+    inputs: "tuple[torch.Tensor, ...]", upstream: "torch.Tensor", *, causal: bool, backward: bool
+) -> tuple[Step, Step]:
+    """The forward pass on these tensors, and what is timed: that, or forward and backward."""
+    import torch
+
+    def forward() -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=causal)
+
+    def forward_backward() -> tuple[torch.Tensor, ...]:
+        result = forward()
+        return result, *torch.autograd.grad(result, inputs, upstream)
+
+    return forward, forward_backward if backward else forward
 
 
 def _efficient_arithmetic(device: "Device") -> str:

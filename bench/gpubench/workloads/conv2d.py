@@ -1,11 +1,10 @@
 """Convolutions of ResNet-50, one layer at a time."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpubench.errors import Unsupported, UsageError, unknown_name
-from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
+from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Step, Work, workload
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +149,34 @@ def conv2d(
     weight = make(shape.outputs, shape.inputs, shape.kernel, shape.kernel).requires_grad_(backward)
     upstream = make(batch, shape.outputs, shape.output_size, shape.output_size)
 
+    step = _step_on(shape, images, weight, upstream, backward=backward)
+
+    def check() -> None:
+        result, *gradients = step() if backward else (step(),)
+        _check_images(shape, images, weight, upstream, (result, *gradients[:1]), precision)
+        if backward:
+            _check_weight(shape, images, upstream, gradients[1], precision)
+
+    def another() -> Step:
+        inputs, filters = (
+            tensor.detach().clone().requires_grad_(backward) for tensor in (images, weight)
+        )
+        return _step_on(shape, inputs, filters, upstream.clone(), backward=backward)
+
+    return Prepared(step=step, check=check, another=another)
+
+
+def _step_on(
+    shape: Layer,
+    images: "torch.Tensor",
+    weight: "torch.Tensor",
+    upstream: "torch.Tensor",
+    *,
+    backward: bool,
+) -> Step:
+    """The forward pass on these tensors, or forward and backward."""
+    import torch
+
     def forward() -> torch.Tensor:
         return torch.nn.functional.conv2d(
             images, weight, stride=shape.stride, padding=shape.padding
@@ -159,15 +186,7 @@ def conv2d(
         result = forward()
         return result, *torch.autograd.grad(result, (images, weight), upstream)
 
-    step: Callable[[], Any] = forward_backward if backward else forward
-
-    def check() -> None:
-        result, *gradients = step() if backward else (step(),)
-        _check_images(shape, images, weight, upstream, (result, *gradients[:1]), precision)
-        if backward:
-            _check_weight(shape, images, upstream, gradients[1], precision)
-
-    return Prepared(step=step, check=check)
+    return forward_backward if backward else forward
 
 
 def _check_images(

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import Unsupported, UsageError
-from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
+from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Step, Work, workload
 
 if TYPE_CHECKING:
     from gpubench.device import Device
@@ -91,8 +91,11 @@ def gemm(device: "Device", shape: str, precision: str) -> Prepared:
     right = torch.randn(K, N, generator=generator, **make)
     product = torch.empty(M, N, **make)
 
-    def step() -> None:
-        torch.mm(left, right, out=product)
+    def on(*tensors: torch.Tensor) -> Step:
+        a, b, out = tensors
+        return lambda: torch.mm(a, b, out=out)
+
+    step = on(left, right, product)
 
     def check() -> None:
         """Hold rows and columns spread over the whole result against float64."""
@@ -104,7 +107,10 @@ def gemm(device: "Device", shape: str, precision: str) -> Prepared:
         result = product[rows][:, columns].double()
         torch.testing.assert_close(result, reference, **tolerance(precision, K))
 
-    return Prepared(step=step, check=check)
+    def another() -> Step:
+        return on(left.clone(), right.clone(), torch.empty_like(product))
+
+    return Prepared(step=step, check=check, another=another)
 
 
 def tolerance(precision: str, length: int) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from gpubench.errors import unknown_name
-from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
+from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Step, Work, workload
 
 if TYPE_CHECKING:
     from gpubench.device import Device
@@ -55,14 +55,13 @@ def memory(device: "Device", operation: str, mib: int, precision: str) -> Prepar
     target = torch.empty(elements, **make)
     sources = [torch.randn(elements, generator=generator, **make) for _ in range(arrays - 1)]
 
-    def copy() -> None:
-        target.copy_(sources[0])
-
-    def triad() -> None:
+    def on(target: torch.Tensor, *sources: torch.Tensor) -> Step:
+        if operation == "copy":
+            return lambda: target.copy_(sources[0])
         # One pass: b + s * c would write s * c to memory and read it back.
-        torch.add(sources[0], sources[1], alpha=SCALAR, out=target)
+        return lambda: torch.add(sources[0], sources[1], alpha=SCALAR, out=target)
 
-    step = {"copy": copy, "triad": triad}[operation]
+    step = on(target, *sources)
 
     def check() -> None:
         """Hold elements spread over the whole array against float64."""
@@ -77,4 +76,7 @@ def memory(device: "Device", operation: str, mib: int, precision: str) -> Prepar
         eps = torch.finfo(target.dtype).eps if operation == "triad" else 0.0
         torch.testing.assert_close(target[spread].double(), reference, rtol=0.0, atol=32 * eps)
 
-    return Prepared(step=step, check=check)
+    def another() -> Step:
+        return on(torch.empty_like(target), *(source.clone() for source in sources))
+
+    return Prepared(step=step, check=check, another=another)

@@ -1,0 +1,198 @@
+"""Tests against their saved runs: which became slower, and is that real?
+
+Sides are pytest-benchmark files; a test's independent values are the medians of its processes, as
+in `compare`. Nothing here knows pytest.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpubench import render, stats
+from gpubench.compare import (
+    FALSE_DISCOVERIES,
+    MEANING,
+    TRIALS_TO_SETTLE,
+    VERDICTS,
+    Judgement,
+    judge,
+)
+from gpubench.exchange import Benchmark, benchmarks
+from gpubench.record import Record
+from gpubench.render import Column
+
+#: what two measurements of a test have to share; its source is what is compared
+IDENTITY = ("card_id", "timer", "cache", "provenance")
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test of this run.
+
+    Attributes:
+        trials: what each of its processes measured.
+        lost: why further processes measured nothing.
+        min_effect: relative difference below which two results count as the same.
+    """
+
+    name: str
+    trials: Sequence[Record]
+    lost: Sequence[str] = ()
+    min_effect: float = 0.03
+
+
+@dataclass
+class Baseline:
+    """Saved runs, pooled by test; ``elsewhere`` says of some why they don't count."""
+
+    saved: dict[str, list[Benchmark]] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
+
+
+def read(documents: Iterable[tuple[str, Any]], machine: Mapping[str, Any]) -> Baseline:
+    """Parsed pytest-benchmark files, by name; those of another ``machine_info`` are set apart.
+
+    Raises:
+        UnreadableResult: a file isn't what pytest-benchmark writes.
+    """
+    found = Baseline()
+    for name, document in documents:
+        saved = benchmarks(document, name)
+        difference = _difference(_identity(document.get("machine_info")), _identity(machine))
+        for benchmark in saved:
+            if difference:
+                found.elsewhere[benchmark.fullname] = f"another machine: {difference}"
+            else:
+                found.saved.setdefault(benchmark.fullname, []).append(benchmark)
+    return found
+
+
+def _identity(machine: object) -> dict[str, object]:
+    """What tells machines apart; clock rates and the like differ from one minute to the next."""
+    known = machine if isinstance(machine, Mapping) else {}
+    cpu = known.get("cpu")
+    processor = cpu if isinstance(cpu, Mapping) else {}
+    return {
+        **{name: known.get(name) for name in ("node", "system", "machine")},
+        "cpu": processor.get("brand_raw"),
+        "cpu count": processor.get("count"),
+    }
+
+
+def _difference(old: Mapping[str, object], new: Mapping[str, object]) -> str:
+    parts = (f"{name} {old[name]} against {new[name]}" for name in new if old[name] != new[name])
+    return "; ".join(parts)
+
+
+def verdicts(tests: Iterable[Test], baseline: Baseline) -> list[dict[str, Any]]:
+    """A row per test: both medians in seconds, their ratio, the verdict and its reason.
+
+    Among many tests some differ by chance; those are taken back (Benjamini and Hochberg).
+    """
+    rows = [_row(test, baseline) for test in tests]
+    judged = [row for row in rows if row["chance"] is not None]
+    shares = stats.false_discovery([row["chance"] for row in judged])
+    for row, share in zip(judged, shares, strict=True):
+        if row["verdict"] in ("faster", "slower") and share > FALSE_DISCOVERIES:
+            row |= {"verdict": "inconclusive", "reason": "many_cases"}
+            row["detail"] = MEANING["many_cases"]
+    return rows
+
+
+def _row(test: Test, baseline: Baseline) -> dict[str, Any]:
+    saved = baseline.saved.get(test.name, [])
+    before = [median for benchmark in saved for median in benchmark.medians_s]
+    now = [stats.median(trial.samples_s or ()) for trial in test.trials]
+    judgement, detail = _judge(test, baseline, before, now)
+    ratio = judgement.ratio
+    return {
+        "test": test.name,
+        "baseline_s": stats.median(before) if before else None,
+        "median_s": stats.median(now),
+        "baseline_trials": len(before),
+        "trials": len(now),
+        "ratio": ratio.estimate if ratio else None,
+        "ratio_low": ratio.low if ratio else None,
+        "ratio_high": ratio.high if ratio else None,
+        "chance": judgement.chance,
+        "verdict": judgement.verdict,
+        "reason": judgement.reason,
+        "detail": detail,
+    }
+
+
+def _judge(
+    test: Test, baseline: Baseline, before: Sequence[float], now: Sequence[float]
+) -> tuple[Judgement, str]:
+    saved = baseline.saved.get(test.name, [])
+    if not saved:
+        reason = "differs" if test.name in baseline.elsewhere else "one_side_only"
+        detail = baseline.elsewhere.get(test.name, "no saved run has this test")
+        return Judgement("incomparable", reason), detail
+    if not before:
+        return Judgement("incomparable", "differs"), "saved by `benchmark`, not `gpu_benchmark`"
+    for column in IDENTITY:
+        old = {str(getattr(row, column)) for benchmark in saved for row in benchmark.trials}
+        new = {str(getattr(row, column)) for row in test.trials}
+        if len(old | new) > 1:
+            detail = f"{column} {'/'.join(sorted(old))} against {'/'.join(sorted(new))}"
+            return Judgement("incomparable", "differs"), detail
+    judgement = judge(before, now, test.min_effect)
+    # Losing slow trials makes a test look faster, never slower.
+    if test.lost and judgement.verdict in ("faster", "same"):
+        judgement = Judgement("inconclusive", "failed_trials", judgement.ratio)
+    return judgement, MEANING[judgement.reason]
+
+
+def show_ratio(row: Mapping[str, Any]) -> str:
+    """``1.230 [1.200, 1.260]``, the bounds unknown where a side is one process."""
+    if row["ratio"] is None:
+        return render.UNKNOWN
+    bounded = row["ratio_low"] > 0 and row["ratio_high"] < float("inf")
+    bounds = f"{row['ratio_low']:.3f}, {row['ratio_high']:.3f}" if bounded else "?"
+    return f"{row['ratio']:.3f} [{bounds}]"
+
+
+COLUMNS = (
+    Column("test", "test"),
+    Column("baseline_s", "baseline", render.seconds, right=True),
+    Column("median_s", "now", render.seconds, right=True),
+    Column("ratio_text", "time ratio [95 %]", right=True),
+    Column("trials_text", "trials", right=True),
+    Column("verdict", "verdict"),
+    Column("detail", "reason"),
+)
+
+
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table for a terminal, the slower ones last, where the eye is."""
+    shown = [
+        {
+            **row,
+            "ratio_text": show_ratio(row),
+            "trials_text": f"{row['baseline_trials']} + {row['trials']}",
+        }
+        for row in sorted(rows, key=lambda row: bool(row["verdict"] == "slower"))
+    ]
+    return render.rows(shown, COLUMNS, "table", "")
+
+
+def conclusion(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many of each verdict."""
+    counts = Counter(row["verdict"] for row in rows)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+
+
+def next_step(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What to type to settle the inconclusive ones; None when there are none."""
+    open_ones = [row for row in rows if row["verdict"] == "inconclusive"]
+    if not open_ones:
+        return None
+    had = max(min(row["baseline_trials"], row["trials"]) for row in open_ones)
+    trials = f"--gpubench-trials {max(TRIALS_TO_SETTLE, 2 * had)}"
+    return (
+        f"to settle the inconclusive ones, save the old code anew with `--benchmark-save=NAME "
+        f"{trials}` and check the new with `--gpubench-baseline NAME --gpubench-fail-on slower "
+        f"{trials}`"
+    )
