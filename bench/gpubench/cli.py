@@ -228,9 +228,7 @@ def add_run(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--shard", type=part, metavar="K/N", help="run the K-th of N parts of the suite"
     )
-    sub.add_argument(
-        "--run-id", type=run_name, metavar="ID", help="shared by the parts of one run"
-    )
+    sub.add_argument("--run-id", type=run_name, metavar="ID", help="shared by the parts of one run")
     sub.add_argument(
         "--first-trial", type=positive, default=1, metavar="K", help="number of the first trial"
     )

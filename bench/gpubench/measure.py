@@ -93,14 +93,12 @@ class Launch:
 
     Attributes:
         step: what a sample calls ``inner`` times.
-        copies: calls until each copy of the data had its turn.
         each: steps of the case in one such call (more than one in a graph).
         cold: whether the cache is flushed before each sample.
     """
 
     step: Step
     timer: str
-    copies: int = 1
     each: int = 1
     cold: bool = False
     cold_by: str | None = None
@@ -202,10 +200,8 @@ def _launch(device: Device, prepared: Prepared, cache: Cache, rule: StopRule, wo
             note = f"not used: {error}"
         else:
             timer = "cuda_graph" if device.timer == "cuda_event" else device.timer
-            return Launch(replay, timer, 1, len(repeated), cold_by=cold_by, note="used")
-    return Launch(
-        _in_turn(steps), device.timer, len(steps), cold=flushed, cold_by=cold_by, note=note
-    )
+            return Launch(replay, timer, each=len(repeated), cold_by=cold_by, note="used")
+    return Launch(_in_turn(steps), device.timer, cold=flushed, cold_by=cold_by, note=note)
 
 
 def _in_turn(steps: Sequence[Step]) -> Step:
@@ -276,13 +272,13 @@ def _warm(device: Device, launch: Launch, rule: StopRule) -> tuple[float, float,
         Seconds spent, seconds a step takes now, and whether the times settled before the cap.
     """
     begin = device.now()
-    for _ in range(launch.copies):  # the first time costs allocations
-        launch.step()
     step_s, before = _elapsed(device, launch.step) / launch.each, math.nan
     clock, clock_before = None, None
-    while (spent := device.now() - begin) < rule.warmup_s:
-        if spent >= device.settle_s and _close(step_s, before) and _close(clock, clock_before):
-            return spent, step_s, True
+    while True:
+        spent = device.now() - begin
+        settled = _close(step_s, before) and _close(clock, clock_before)
+        if (settled and spent >= device.settle_s) or spent >= rule.warmup_s:
+            return spent, step_s, settled
         before, clock_before = step_s, clock
         call_s = max(step_s * launch.each, 1e-9)
         count = max(WARM_STEPS, min(MOST_QUEUED, int(WARM_WINDOW_S / call_s)))
@@ -290,7 +286,6 @@ def _warm(device: Device, launch: Launch, rule: StopRule) -> tuple[float, float,
         step_s = stats.median(window.device_s)
         # A processor's clock moves with whatever its other cores do.
         clock = None if device.timer == "host" else device.reading().clock_hz
-    return spent, step_s, False
 
 
 def _close(now: float | None, before: float | None) -> bool:

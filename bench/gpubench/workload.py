@@ -82,8 +82,9 @@ class Prepared:
         step: one kernel launch sequence or one optimizer step; its result is not used.
         check: compares the result with a reference before anything is timed; raises
             AssertionError (as ``torch.testing.assert_close`` does) or WrongResult.
-        another: makes a step like this one on fresh copies of its data; copies take turns in a
-            cold measurement. Without it the cache is flushed before each sample.
+        another: makes a step like this one on fresh copies of its data, each byte of which it has
+            written; copies take turns in a cold measurement. Without it the cache is flushed
+            before each sample.
         work: the work of one step, where it is only known after preparing.
         notes: facts worth keeping beside the numbers, such as which attention kernel ran.
         waits: the step itself waits for the device (a GradScaler reads back), so the host's time

@@ -169,9 +169,9 @@ def test_right_results_pass_the_check(device, name, params, precision):
 def test_a_copy_does_the_same_on_data_of_its_own(device, name, params, monkeypatch):
     """Copies that shared data would find it in the cache, and a cold time would be a hot one."""
     prepared = prepare(device, name, {"precision": "fp32", **params})
-    made, clone, empty = [], torch.Tensor.clone, torch.empty_like
+    made, clone, empty = [], torch.Tensor.clone, torch.zeros_like
     monkeypatch.setattr(torch.Tensor, "clone", lambda *args: made.append(clone(*args)) or made[-1])
-    monkeypatch.setattr(torch, "empty_like", lambda *args: made.append(empty(*args)) or made[-1])
+    monkeypatch.setattr(torch, "zeros_like", lambda *args: made.append(empty(*args)) or made[-1])
     step = prepared.another()
     monkeypatch.undo()
     expected, found = prepared.step(), step()

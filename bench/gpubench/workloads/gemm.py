@@ -108,7 +108,7 @@ def gemm(device: "Device", shape: str, precision: str) -> Prepared:
         torch.testing.assert_close(result, reference, **tolerance(precision, K))
 
     def another() -> Step:
-        return on(left.clone(), right.clone(), torch.empty_like(product))
+        return on(left.clone(), right.clone(), torch.zeros_like(product))
 
     return Prepared(step=step, check=check, another=another)
 

@@ -77,6 +77,6 @@ def memory(device: "Device", operation: str, mib: int, precision: str) -> Prepar
         torch.testing.assert_close(target[spread].double(), reference, rtol=0.0, atol=32 * eps)
 
     def another() -> Step:
-        return on(torch.empty_like(target), *(source.clone() for source in sources))
+        return on(torch.zeros_like(target), *(source.clone() for source in sources))
 
     return Prepared(step=step, check=check, another=another)
