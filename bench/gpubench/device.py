@@ -135,10 +135,20 @@ class Device(ABC):
         """Wait until everything queued has run."""
         return
 
-    def sample(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
+    def sample(
+        self,
+        step: Callable[[], object],
+        *,
+        inner: int,
+        count: int,
+        cold: bool,
+        paced: bool = False,  # noqa: ARG002 - for devices with a queue
+    ) -> Samples:
         """Time ``count`` samples of ``inner`` steps each.
 
-        Cold samples have one step each: the second step would find the first one's data.
+        Cold samples have one step each: the second step would find the first one's data. Paced
+        ones follow each other as in their user's loop, and last as long as host or device need,
+        whichever is slower; others are the device's time alone, if need be with the host ahead.
         """
         samples = Samples()
         for _ in range(count):

@@ -42,6 +42,8 @@ MOST_COPIES = 512
 COPIES_MEMORY_SHARE = 0.25
 # Steps in one CUDA graph, where copies don't ask for more: launching it is then one in twenty.
 GRAPH_STEPS = 20
+# Energy counts as that of the steps where they fill this share of the time it was read over.
+BUSY_SHARE = 0.95
 # Times that drift by more than this from the first third of the samples to the last are flagged.
 DRIFT_LIMIT = 0.02
 
@@ -94,19 +96,21 @@ class Launch:
     Attributes:
         step: what a sample calls ``inner`` times.
         each: steps of the case in one such call (more than one in a graph).
-        cold: whether the cache is flushed before each sample.
+        flushed: whether the cache is flushed before each sample.
+        paced: whether it runs as its user's loop does, the host's pace being part of it.
     """
 
     step: Step
     timer: str
     each: int = 1
-    cold: bool = False
+    flushed: bool = False
+    paced: bool = False
     cold_by: str | None = None
     note: str | None = None
 
     def sample(self, device: Device, *, inner: int, count: int, cold: bool) -> Samples:
         """Samples per step of the case."""
-        taken = device.sample(self.step, inner=inner, count=count, cold=cold)
+        taken = device.sample(self.step, inner=inner, count=count, cold=cold, paced=self.paced)
         if self.each == 1:
             return taken
         return Samples([seconds / self.each for seconds in taken.device_s])
@@ -147,6 +151,8 @@ def measure_step(
     run_check(prepared)
     with _garbage_collector_off():
         device.reset_peak_memory()  # neither the check's reference nor the last case's model
+        _elapsed(device, prepared.step)
+        peak = device.peak_memory_bytes()
         launch = _launch(device, prepared, cache, rule, work)
         warmup_s, step_s, settled = _warm(device, launch, rule)
         timer_s = device.timer_cost_s()
@@ -154,13 +160,16 @@ def measure_step(
         call_s = max(step_s * launch.each, 1e-9)
         # After a flush only one step is cold; copies that take turns stay cold for any number.
         # A tenth more than needed: the samples may come out shorter than the warm-up said.
-        inner = 1 if launch.cold else max(1, math.ceil(1.1 * least_s / call_s))
+        inner = 1 if launch.flushed else max(1, math.ceil(1.1 * least_s / call_s))
+        if not launch.flushed:  # so that the most samples there may be last long enough
+            inner = max(inner, math.ceil(2 * rule.sustain_s / (MOST_SAMPLES * call_s)))
         with Telemetry(device) as telemetry:
             samples, stop = _sample(device, launch, step_s, rule, inner)
         if prepared.waits:
             samples.host_s.clear()
         outcome = prepared.outcome() if prepared.outcome else {}
-        peak = device.peak_memory_bytes()
+        if cache == "hot":  # else copies of the data count as well, which no user of it has
+            peak = device.peak_memory_bytes()
     inner *= launch.each
     return Measurement(
         samples=samples,
@@ -172,7 +181,7 @@ def measure_step(
         warmup_s=warmup_s,
         stop=stop,
         work=work,
-        conditions=_conditions(device, telemetry, len(samples.device_s) * inner, launch),
+        conditions=_conditions(device, telemetry, samples, inner, launch),
         peak_memory_bytes=peak,
         notes=dict(prepared.notes) | ({"graph": launch.note} if launch.note else {}),
         outcome=outcome,
@@ -201,17 +210,31 @@ def _launch(device: Device, prepared: Prepared, cache: Cache, rule: StopRule, wo
         else:
             timer = "cuda_graph" if device.timer == "cuda_event" else device.timer
             return Launch(replay, timer, each=len(repeated), cold_by=cold_by, note="used")
-    return Launch(_in_turn(steps), device.timer, cold=flushed, cold_by=cold_by, note=note)
+    return Launch(
+        _in_turn(steps),
+        device.timer,
+        flushed=flushed,
+        paced=cache == "hot",
+        cold_by=cold_by,
+        note=note,
+    )
 
 
 def _in_turn(steps: Sequence[Step]) -> Step:
-    """One step after another at each call, from the first again after the last."""
+    """One step after another at each call, from the first again after the last.
+
+    What a step returns is kept until its next turn: freed at once, its memory would be the next
+    step's, and results would be written where the cache still holds the last ones.
+    """
     if len(steps) == 1:
         return steps[0]
-    turn = cycle(steps)
+    turn = cycle(range(len(steps)))
+    kept: list[object] = [None] * len(steps)
 
-    def step() -> object:
-        return next(turn)()
+    def step() -> None:
+        index = next(turn)
+        kept[index] = None
+        kept[index] = steps[index]()
 
     return step
 
@@ -235,9 +258,14 @@ def _cold_steps(device: Device, prepared: Prepared, work: Work) -> list[Step]:
     return [prepared.step, *(prepared.another() for _ in range(copies - 1))]
 
 
-def _conditions(device: Device, telemetry: Telemetry, steps: int, launch: Launch) -> dict[str, Any]:
+def _conditions(
+    device: Device, telemetry: Telemetry, samples: Samples, inner: int, launch: Launch
+) -> dict[str, Any]:
     """What went on during the samples, by the names of the result file's columns."""
-    energy_j = None if launch.cold else telemetry.energy_j  # flushes would count as steps
+    # Flushes, and pauses in which the host gets ahead, would count as steps.
+    busy_s = sum(samples.device_s) * inner
+    is_busy = not launch.flushed and busy_s >= BUSY_SHARE * telemetry.window_s
+    energy_j = telemetry.energy_j if is_busy else None
     return {
         "sm_clock_hz": telemetry.sm_clock_hz,
         "memory_clock_hz": telemetry.memory_clock_hz,
@@ -247,7 +275,7 @@ def _conditions(device: Device, telemetry: Telemetry, steps: int, launch: Launch
         "foreign_load": telemetry.foreign,
         "steal": telemetry.steal,
         "throttle_reasons": telemetry.throttle_reasons,
-        "energy_j": None if energy_j is None else energy_j / steps,
+        "energy_j": None if energy_j is None else energy_j / len(samples.device_s) / inner,
         "energy_source": None if energy_j is None else device.energy_source,
     }
 
@@ -303,7 +331,7 @@ def _sample(
     first_look = max(rule.least, FIRST_LOOK)
     batch = max(1, min(first_look, int(rule.budget_s / max(sample_s, 1e-9))))
     while True:
-        samples.extend(launch.sample(device, inner=inner, count=batch, cold=launch.cold))
+        samples.extend(launch.sample(device, inner=inner, count=batch, cold=launch.flushed))
         taken = len(samples.device_s)
         spent = device.now() - begin
         enough = taken >= first_look and spent >= max(device.settle_s, rule.sustain_s)

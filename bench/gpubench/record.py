@@ -54,7 +54,9 @@ class Record:
         "seconds the host took to enqueue a step, with waiting for a full queue"
     )
     timer: str | None = _column("cuda_event, cuda_graph, host or virtual")
-    cache: str | None = _column("cold (last-level cache cleared before each sample) or hot")
+    cache: str | None = _column(
+        "cold (a step finds nothing of the one before in the last-level cache) or hot"
+    )
     cold_by: str | None = _column("how a cold cache was had: flush, or rotation of copies")
     inner: int | None = _column("steps per sample")
     first_step_s: float | None = _column("the first step, with compilation and autotuning")

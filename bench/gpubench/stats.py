@@ -109,10 +109,13 @@ def sample_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
 
 
 def _stretch(correlation: float, count: int) -> float:
-    """Factor on the interval's width; 1 below what 1 in 20 uncorrelated series would show."""
+    """Factor on the interval's width; 1 below what 1 in 20 uncorrelated series would show.
+
+    At most as if two of the values were independent: a stronger correlation can't be told.
+    """
     if correlation * math.sqrt(count) < 1.645:
         return 1.0
-    bounded = min(correlation, 0.98)
+    bounded = min(correlation, (count - 2) / (count + 2))
     return math.sqrt((1 + bounded) / (1 - bounded))
 
 

@@ -22,8 +22,8 @@ from gpubench.record import Spread
 FOREIGN_LOAD_LIMIT = 0.08
 #: a clock whose readings lie further apart than this, relative to their mean, was not steady
 CLOCK_LIMIT = 0.05
-#: energy counters are updated every 20 to 100 ms: shorter windows are several per cent wrong
-LEAST_ENERGY_WINDOW_S = 2.0
+#: energy counters are updated every 20 to 100 ms: of shorter windows one is over 2 %
+LEAST_ENERGY_WINDOW_S = 5.0
 #: from one reading to the next, as often as power and clocks are worth reading
 INTERVAL_S = 0.1
 #: of one core's time that reading may take; where a reading is slow they get rarer

@@ -187,8 +187,8 @@ def workload(
         version: raise it when results stop being comparable with earlier ones.
         work: ``f(**params) -> Work``, pure arithmetic without torch; may be left out, then
             ``Prepared.work`` is used and the case can't be planned for size or simulated.
-        cache: ``cold`` clears the last-level cache before each sample (microbenchmarks),
-            ``hot`` leaves it as the previous step did (training steps).
+        cache: ``cold``, a step finds nothing of the one before in the last-level cache
+            (microbenchmarks), or ``hot``, it finds what that left there (training steps).
         sources: further files beside this one whose change makes it another workload.
         axes: the values that each parameter takes by default.
     """

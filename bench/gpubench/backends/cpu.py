@@ -1,6 +1,7 @@
 """The processor: real measurements on any laptop, through the same loop as a GPU."""
 
 import ctypes
+import os
 import platform
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,10 @@ PRIORITY = 0
 NOMINAL_FLOPS_PER_CORE = 8e10
 NOMINAL_BYTES_PER_S = 1e10
 UNKNOWN_CACHE_BYTES = 32 * 2**20
+# What Linux tells of each core's caches: one file each in cpu0/cache/index3 and the like.
+CORES = Path("/sys/devices/system/cpu")
+CACHE_FILES = ("level", "shared_cpu_list", "size")
+UNITS = {"K": 2**10, "M": 2**20}
 
 # Linux's folder of energy counters, of AMD's processors too. Beside packages it has their parts
 # ("core", "dram") and the whole platform ("psys"), in which the same joules are counted again.
@@ -44,6 +49,9 @@ def open(selector: str) -> "ProcessorDevice":  # noqa: A001 - the name of the ba
     """
     if selector:
         raise UsageError(f"the cpu takes no number, got 'cpu:{selector}'", "give --device cpu")
+    # On their own core each: left free, two threads may share one for a whole case, which then
+    # takes the time of one thread. Read when torch loads its threads, so not later.
+    os.environ.setdefault("OMP_PROC_BIND", "true")
     try:
         import torch  # noqa: F401 - its version and threads belong to the environment
     except ModuleNotFoundError as error:
@@ -59,6 +67,8 @@ class ProcessorDevice(Device):
 
     # As much as a flush writes. Steps timed here did not change from 0.5 to 5 times the cache.
     rotation_multiple = 2.0
+    # Else a lucky streak of a few milliseconds would count as all there is to know.
+    settle_s = 0.3
 
     energy_source = "rapl"
 
@@ -156,11 +166,19 @@ def describe() -> DeviceInfo:
     )
 
 
-def last_level_cache_bytes() -> int | None:
-    """Largest cache that Linux lists for the first core; None where unknown."""
-    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
-    units = {"K": 2**10, "M": 2**20}
-    texts = [path.read_text().strip() for path in sizes]
-    return max(
-        (int(text[:-1]) * units[text[-1]] for text in texts if text[-1] in units), default=None
-    )
+def last_level_cache_bytes(cores: Path = CORES) -> int | None:
+    """All last-level caches of the cores that this process may use; None where Linux tells none.
+
+    A processor of several dies has one on each, and its threads' data may lie in any.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    usable = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    found: dict[tuple[int, str], int] = {}
+    for folder in cores.glob("cpu*/cache/index*"):
+        texts = [(folder / name).read_text().strip() for name in CACHE_FILES]
+        level, shared, size = texts
+        if folder.parent.parent.name in usable and size[-1] in UNITS:
+            found[int(level), shared] = int(size[:-1]) * UNITS[size[-1]]
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last) or None

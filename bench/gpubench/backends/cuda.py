@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 EXAMPLE = "cuda:0"
 PRIORITY = 10
 
+# Variables that change what is measured whatever this package sets: the values that do not, and
+# what the others do.
+OVERRIDES = {
+    "NVIDIA_TF32_OVERRIDE": (("",), "libraries use TF32 for FP32, or never use it"),
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("", "0"), "torch uses TF32 for FP32"),
+    "CUDA_LAUNCH_BLOCKING": (("", "0"), "each launch waits for its end"),
+    "PYTORCH_NO_CUDA_MEMORY_CACHING": (("", "0"), "each step asks the driver for memory"),
+}
 # No card of the catalogue has more; for cards that it lacks.
 LARGEST_CACHE_BYTES = 128 * 2**20
 # A card that the catalogue lacks is planned for as a slow one.
@@ -60,8 +69,20 @@ def open(selector: str) -> "CudaDevice":  # noqa: A001 - the name of the backend
         raise UsageError(f"'cuda:{selector}' names no card", "give cuda:0, cuda:1, …")
     # Number the cards as nvidia-smi and `gpubench devices` do, not by speed.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    _refuse_overrides()
     index = int(selector or 0)
     return CudaDevice(_torch_for(index), index)
+
+
+def _refuse_overrides() -> None:
+    """Variables that change what is measured, whatever this package sets.
+
+    Raises:
+        EnvironmentRefused: one of them is set.
+    """
+    for name, (harmless, effect) in OVERRIDES.items():
+        if os.environ.get(name, "") not in harmless:
+            raise EnvironmentRefused(f"{name} is set: {effect}", f"unset {name}")
 
 
 def _torch_for(index: int) -> Any:
@@ -209,13 +230,23 @@ class CudaDevice(Device):
         """Wait for the card."""
         self.torch.cuda.synchronize(self.index)
 
-    def sample(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
+    def sample(
+        self,
+        step: Callable[[], object],
+        *,
+        inner: int,
+        count: int,
+        cold: bool,
+        paced: bool = False,
+    ) -> Samples:
         """Queue the samples between pairs of events, then wait once for each thousand launches.
 
         The device gets something to wait on first, so that its queue is full when it comes to the
         samples: a device that waits for the host does so between two events, on the sample's time.
         The host, in turn, never waits for a full queue, so its time is what enqueueing takes.
         """
+        if paced:
+            return self._in_a_loop(step, inner=inner, count=count)
         samples = Samples()
         launches = max(1, round(self._host_s / NOMINAL_LAUNCH_S))  # of a step, by what they cost
         most = max(1, QUEUE_LAUNCHES // (launches * inner + SAMPLE_LAUNCHES))
@@ -258,6 +289,26 @@ class CudaDevice(Device):
         # elapsed_time is in milliseconds
         return Samples([start.elapsed_time(end) / 1e3 / inner for start, end in pairs], host_s)
 
+    def _in_a_loop(self, step: Callable[[], object], *, inner: int, count: int) -> Samples:
+        """Step after step as a training loop runs them, with one event between samples.
+
+        One step goes ahead unmeasured, so that the first sample finds the device as busy as the
+        others do; the host may fall behind or wait, as it would for its user.
+        """
+        events = [self.torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        step()
+        events[0].record()
+        host_s = []
+        for event in events[1:]:
+            begin = time.perf_counter()
+            for _ in range(inner):
+                step()
+            host_s.append((time.perf_counter() - begin) / inner)
+            event.record()
+        self.synchronize()
+        times = [start.elapsed_time(end) / 1e3 / inner for start, end in pairwise(events)]
+        return Samples(times, host_s)
+
     def timer_cost_s(self) -> float:
         """Two events behind a flush: on an idle stream their distance is the host's doing."""
         before = self._host_s, self._device_s  # of the step that was warmed up and comes next
@@ -291,8 +342,9 @@ class CudaDevice(Device):
                 # On the stream of the rehearsal: libraries keep handles, work space and free
                 # memory for each stream, and making those can't be captured.
                 with cuda.graph(graph, stream=side):
-                    for step in steps:
-                        step()
+                    # Kept until the end, so that no step writes its result over another's.
+                    kept = [step() for step in steps]
+                del kept
         except RuntimeError as error:
             if self.out_of_memory(error):
                 raise

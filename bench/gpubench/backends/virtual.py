@@ -201,12 +201,20 @@ class VirtualDevice(Device):
             work=work,
         )
 
-    def sample(self, step: Callable[[], object], *, inner: int, count: int, cold: bool) -> Samples:
+    def sample(
+        self,
+        step: Callable[[], object],
+        *,
+        inner: int,
+        count: int,
+        cold: bool,
+        paced: bool = False,
+    ) -> Samples:
         """As any device does; with a script that makes launching cost time, the host's part too."""
         samples = Samples()
         for _ in range(count):
             before = self._host_s
-            samples.extend(super().sample(step, inner=inner, count=1, cold=cold))
+            samples.extend(super().sample(step, inner=inner, count=1, cold=cold, paced=paced))
             if self.script.launch_s:
                 samples.host_s.append((self._host_s - before) / inner)
         return samples
