@@ -3,7 +3,8 @@
 Runs of the same build on the same machine differ only by noise, so every `faster` or `slower`
 between two halves of them is a false alarm. The floor of a case is the smallest minimum effect
 with which no more than 1 % of such comparisons are called. One file per machine and device is
-kept beside the installation's other settings; `compare` and `ab` use it by themselves.
+kept beside the installation's other settings; `compare` uses it by itself. Several runs at
+different hours, each counting as one value, teach more than many trials of one that share its.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from gpubench import render, stats
-from gpubench.compare import IDENTITY, MIN_EFFECT
+from gpubench.compare import IDENTITY, MIN_EFFECT, units
 from gpubench.errors import CannotWrite, UsageError
 from gpubench.render import Column
 
@@ -84,23 +85,22 @@ def learn(frame: pd.DataFrame) -> Calibration:
                 "calibrate from runs of one build on one machine: only noise may differ",
             )
     groups = [
-        group
+        (group, units(group.assign(value=group["median_s"]), by_run=len(set(group["run_id"])) > 1))
         for _, group in ok.groupby(["case_id", "cache", *IDENTITY], dropna=False)
-        if len(group) >= LEAST_TRIALS
     ]
+    groups = [(group, values) for group, values in groups if len(values) >= LEAST_TRIALS]
     if not groups:
         raise UsageError(
-            f"no case has {LEAST_TRIALS} processes, the least that calibration needs",
+            f"no case has {LEAST_TRIALS} processes of one run, or {LEAST_TRIALS} runs: the least "
+            "that calibration needs",
             "`gpubench calibrate` without files measures them",
         )
     last = ok.iloc[-1]
     return Calibration(
         host_hash=str(last["host_hash"]),
         card_id=str(last["card_id"]),
-        cases={
-            _key(group.iloc[0].to_dict()): floor_of(list(group["median_s"])) for group in groups
-        },
-        trials=min(map(len, groups)),
+        cases={_key(group.iloc[0].to_dict()): floor_of(values) for group, values in groups},
+        trials=min(len(values) for _, values in groups),
         learnt_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

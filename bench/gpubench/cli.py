@@ -408,7 +408,7 @@ def add_ab(sub: argparse.ArgumentParser) -> None:
             flag, action="append", default=[], metavar="GLOB", help="cases or workloads"
         )
     sub.add_argument(
-        "--trials", type=pairs, default=10, metavar="N", help="pairs of rounds; default: 10"
+        "--trials", type=pairs, default=12, metavar="N", help="pairs of rounds; default: 12"
     )
     sub.add_argument("--budget", type=time_span, metavar="TIME", help="at most, as 90s or 10m")
     add_min_effect(sub)
@@ -523,7 +523,7 @@ def calibrate(arguments: argparse.Namespace) -> int:
     from gpubench.run import Execution, Request
     from gpubench.suite import load_suite
 
-    results = arguments.results
+    results, failed = arguments.results, False
     if not results:
         if arguments.trials < calibration.LEAST_TRIALS:
             raise errors.UsageError(
@@ -534,11 +534,11 @@ def calibrate(arguments: argparse.Namespace) -> int:
         request = Request(suite, arguments.device, arguments.trials)
         execution = Execution(request, arguments.output)
         console.follow(execution)
-        results = [str(execution.path)]
+        results, failed = [str(execution.path)], bool(execution.failures)
     learnt = calibration.learn(table.load(results))
     print(calibration.text(learnt, arguments.format), end="")
     print(f"kept in {calibration.keep(learnt)}", file=sys.stderr)
-    return errors.EXIT_DONE
+    return errors.EXIT_CASE_FAILED if failed else errors.EXIT_DONE
 
 
 def share(text: str) -> float:

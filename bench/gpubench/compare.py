@@ -18,7 +18,7 @@ from gpubench import render, stats
 from gpubench.errors import UsageError
 from gpubench.names import case_labels, natural
 from gpubench.render import Column
-from gpubench.table import marked, under_heading
+from gpubench.table import is_memory_bound, marked, under_heading
 
 Verdict = Literal["faster", "slower", "same", "inconclusive", "incomparable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -43,7 +43,7 @@ MEANING = {
     "wide_interval": "the interval reaches across the minimum effect: more trials may settle it",
     "no_spread": "all trials of a side are equal to the last digit: a clock too coarse to judge by",
     "many_cases": "clear on its own, but among so many cases one such is to be expected by chance",
-    "clocks_differ": "the times differ as the clocks do: in clock cycles there is no such change",
+    "clocks_differ": "the clocks differ, and clock cycles say something else than the times",
     "above_peak": "a side is faster than its card can be: a wrong clock, cache or declaration",
     "failed_trials": "a side lost trials, perhaps its slow ones",
     "not_measured": "one side has no ok result",
@@ -115,7 +115,7 @@ def compare(
     min_effect: float | Callable[[Mapping[Hashable, Any]], float] = MIN_EFFECT,
     *,
     paired: bool = False,
-    expected: Collection[str] = (),
+    may_differ: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Compare every side with the baseline, case by case.
 
@@ -126,7 +126,7 @@ def compare(
         min_effect: relative difference below which two results count as the same, or what gives
             it for a row of the frame (`calibration.Calibration.floor`).
         paired: the sides ran in turns, so that trials of one number are neighbours in time.
-        expected: columns of IDENTITY that may differ, being what is compared.
+        may_differ: columns of IDENTITY that are themselves what is compared.
 
     Raises:
         UsageError: there is one side only, or no side has such a label.
@@ -143,7 +143,7 @@ def compare(
         )
     chosen = _pick_baseline(order, baseline, by)
     floor = min_effect if callable(min_effect) else lambda _: min_effect
-    rule = Rule(floor, paired=paired, expected=frozenset(expected))
+    rule = Rule(floor, paired=paired, may_differ=frozenset(may_differ))
     rows = []
     last = frame.groupby("side")[["architecture", "card", "provenance"]].last()
     for _, cases in frame.groupby(["case_id", "cache"], sort=False, dropna=False):
@@ -165,7 +165,7 @@ class Rule:
 
     floor: Callable[[Mapping[Hashable, Any]], float]
     paired: bool = False
-    expected: frozenset[str] = frozenset()
+    may_differ: frozenset[str] = frozenset()
 
     def judge(self, base: pd.DataFrame, other: pd.DataFrame, factor: str | None) -> Judgement:
         """Judge ok rows by their medians, multiplied by column ``factor`` (clocks give cycles)."""
@@ -174,19 +174,22 @@ class Rule:
         if self.paired:
             both = sides[0].merge(sides[1], on="trial")
             return judge_pairs(list(both["value_x"]), list(both["value_y"]), min_effect)
-        return judge(_units(sides[0]), _units(sides[1]), min_effect)
+        by_run = any(len(set(side["run_id"])) > 1 for side in sides)
+        before, after = (units(side, by_run=by_run) for side in sides)
+        return judge(before, after, min_effect)
 
 
 def _scaled(side: pd.DataFrame, factor: str | None) -> "pd.Series[float]":
     return side["median_s"] * side[factor] if factor else side["median_s"]
 
 
-def _units(side: pd.DataFrame) -> list[float]:
-    """The independent values of a side: one per run where there are enough, else per process.
+def units(side: pd.DataFrame, *, by_run: bool) -> list[float]:
+    """The independent values of a side: one per run where a side has several, else per process.
 
-    Processes of one run share its hour: their spread is less than that between runs.
+    Processes of one run share its hour: their spread is less than that between runs, and that
+    of two runs says nothing of a third.
     """
-    if side["run_id"].nunique() < LEAST_TRIALS:
+    if not by_run:
         return list(side["value"])
     return [stats.geometric_mean(list(values)) for _, values in side.groupby("run_id")["value"]]
 
@@ -274,12 +277,17 @@ def _judge_sides(
         ~side["status"].isin(["ok", "unsupported"]) for side in suspects.get(judgement.verdict, [])
     ]
     if any(some.any() for some in lost):
-        judgement = replace(judgement, verdict="inconclusive", reason="failed_trials")
+        judgement = _withheld(judgement, "failed_trials")
     elif any("above_peak" in flags for ok in good for flags in ok["flags"]):
-        judgement = replace(judgement, verdict="inconclusive", reason="above_peak")
-    elif judgement.verdict in ("faster", "slower") and _only_clocks(good, judgement, rule):
-        judgement = replace(judgement, verdict="inconclusive", reason="clocks_differ")
+        judgement = _withheld(judgement, "above_peak")
+    elif _contradicted_by_cycles(good, judgement, rule):
+        judgement = _withheld(judgement, "clocks_differ")
     return judgement, MEANING[judgement.reason]
+
+
+def _withheld(judgement: Judgement, reason: str) -> Judgement:
+    """No verdict after all; it counts among the looks, and not among the finds."""
+    return replace(judgement, verdict="inconclusive", reason=reason, chance=1.0)
 
 
 def _refused(
@@ -301,23 +309,29 @@ def _refused(
             return Judgement("incomparable", "differs"), text
     for column in IDENTITY:
         values = [sorted(set(map(str, ok[column]))) for ok in good]
-        between = values[0] != values[1] and column not in rule.expected
+        between = values[0] != values[1] and column not in rule.may_differ
         if between or any(len(found) > 1 for found in values):
             text = f"{column} {'/'.join(values[0])} against {'/'.join(values[1])}"
             return Judgement("incomparable", "differs"), text
     return None
 
 
-def _only_clocks(good: Sequence[pd.DataFrame], judgement: Judgement, rule: Rule) -> bool:
-    """Whether one card's times differ as its clocks did, so that the cycles are no such change."""
+def _contradicted_by_cycles(good: Sequence[pd.DataFrame], judgement: Judgement, rule: Rule) -> bool:
+    """Whether one card's clock cycles, counted between different clocks, say something else.
+
+    Memory has a clock of its own: what waits for it takes the same time in fewer cycles.
+    """
+    if judgement.verdict == "inconclusive":
+        return False
     cards = {card for ok in good for card in ok["card_id"]}
     clocked = [ok.assign(clock_hz=[_mean(spread) for spread in ok["sm_clock_hz"]]) for ok in good]
     if len(cards) > 1 or any(ok["clock_hz"].isna().any() for ok in clocked):
         return False
     before, after = (stats.median(list(ok["clock_hz"])) for ok in clocked)
-    if abs(after / before - 1) <= MIN_EFFECT:
+    if abs(after / before - 1) <= MIN_EFFECT or is_memory_bound(good[0].iloc[-1].to_dict()):
         return False
-    return rule.judge(clocked[0], clocked[1], "clock_hz").verdict != judgement.verdict
+    in_cycles = rule.judge(clocked[0], clocked[1], "clock_hz").verdict
+    return in_cycles not in ("inconclusive", judgement.verdict)
 
 
 def _mean(spread: Mapping[str, float] | None) -> float:

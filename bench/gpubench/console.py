@@ -66,7 +66,7 @@ def describe(record: Record) -> str:
     name = render.clean(record.case_id) + (f" trial {record.trial}" if record.trial > 1 else "")
     if not record.samples_s:
         return f"{name}  {record.status}: {render.clean(record.reason)}"
-    interval = stats.median_interval(record.samples_s)
+    interval = stats.sample_interval(record.samples_s)
     flags = "  " + " ".join(record.flags) if record.flags else ""
     spread = render.plus_minus(interval.half_width)
     return f"{name}  {render.seconds(interval.estimate)} {spread}{flags}"

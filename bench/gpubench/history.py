@@ -47,6 +47,7 @@ FACTS = (
     Column("torch", "torch"),
     Column("cuda", "CUDA"),
     Column("cudnn", "cuDNN"),
+    Column("cupy", "CuPy"),
     Column("python", "Python"),
     Column("os", "system"),
     Column("gpubench_version", "gpubench"),

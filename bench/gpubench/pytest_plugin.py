@@ -309,6 +309,7 @@ class Session(Fixtures):
         self._begin = time.monotonic()
         self._saved: list[tuple[str, Any]] = []
         self._rows: list[dict[str, Any]] = []
+        self._refused = False
 
     @property
     def _benchmarks(self) -> Any:
@@ -350,6 +351,8 @@ class Session(Fixtures):
             fail_on = self.config.option.gpubench_fail_on
             if any(row["verdict"] == fail_on for row in self._rows):
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            elif fail_on and self._refused:  # a gate that judged nothing must not stand open
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
         return (yield)
 
     def _run_trials(self) -> None:
@@ -425,6 +428,7 @@ class Session(Fixtures):
             baseline = regression.read(self._saved, machine)
         except errors.UnreadableResult as error:
             self._say(f"gpubench: {error}\n  → {error.remedy}", red=True)
+            self._refused = True
             return
         tests = [
             regression.Test(name, measured.trials, measured.lost, measured.settings.min_effect)

@@ -30,7 +30,10 @@ FLAGS: Mapping[str, str] = MappingProxyType(
         "unconverged": "sampling ran out of time before the interval was as narrow as asked for",
         "unsettled": "the times still moved when the warm-up ended; early samples may be slow",
         "short": "a sample is so short that the timer's own cost counts",
-        "launch_bound": "the device waited for the host to enqueue work: the host is measured",
+        "launch_bound": "the host took nearly as long to enqueue the work as the device to do it",
+        "drift": "the times moved from the first samples to the last",
+        "bimodal": "the samples fall into two groups; the median may jump between them",
+        "stolen": "a hypervisor gave part of the processor to other machines",
         "above_peak": "the rate is beyond what the card can do: the declared work, the clock or "
         "the catalogue is wrong",
         "throttled_power": "the driver held the clocks down at the power limit",

@@ -28,7 +28,7 @@ KINDS = {
     "file": "a workload file",
 }
 #: what the sides may differ in because it is what they compare; of environments, never the code
-EXPECTED: Mapping[str, tuple[str, ...]] = {
+MAY_DIFFER: Mapping[str, tuple[str, ...]] = {
     "env": (),
     "commit": ("workload_hash", "workload_version"),
     "file": ("workload_hash", "workload_version"),

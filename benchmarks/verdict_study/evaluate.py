@@ -3,9 +3,10 @@
     python benchmarks/verdict_study/evaluate.py [docs/verdict-study.parquet]
 
 Takes the runs that measure.py kept, splits them in all ways into two sides of five and of ten, and
-asks each rule for its verdict on the very same samples: gpubench's, and those of tools that are
-in use. Writes docs/verdict-study.json, prints its tables as Markdown, and draws
-docs/verdict-study.svg. Every split is looked at; nothing is drawn at random.
+asks each rule for its verdict on the very same samples: gpubench's, and others in use (these, and
+slow-downs, in a tenth or a twentieth of the splits). Beside the splits, which mix the hours, the
+runs are compared as users do: one side after the other, and in turns. Writes
+docs/verdict-study.json, prints its table as Markdown, and draws docs/verdict-study.svg.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +28,12 @@ from gpubench import compare, stats, table
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 Shares = dict[str, float]
+Calls = dict[str, tuple[Array, Array]]
 BASE, SLOWED = "repeated_product:repeats=100", {3: "103", 10: "110"}
 RULES = {
     "gpubench": "gpubench, all cases of the suite together",
     "one_case": "gpubench, each case on its own",
+    "t_floor": "t-test on pooled samples, p < 5 %, beyond 1 %",
     "t": "t-test on pooled samples, p < 5 %",
     "rank": "Mann-Whitney on pooled samples, p < 5 %",
 }
@@ -47,6 +51,11 @@ class Samples:
     def median(self) -> Array:
         """Of each run, in seconds."""
         return np.array([float(np.median(run)) for run in self.runs])
+
+    @property
+    def min(self) -> Array:
+        """Of each run, in seconds."""
+        return np.array([float(np.min(run)) for run in self.runs])
 
     @property
     def mean(self) -> Array:
@@ -162,14 +171,14 @@ def called_together(chances: Array) -> Array:
     return np.where(back < compare.FALSE_DISCOVERIES, np.sign(chances), 0.0)
 
 
-def pooled_t(a: Sides, b: Sides, i: Index, j: Index) -> Array:
-    """Welch's t-test on all samples of a side as if each were independent."""
+def pooled_chance(a: Sides, b: Sides, i: Index, j: Index, floor: float) -> Array:
+    """Signed p-values of Welch's t-test on all samples of a side as if each were independent."""
     difference = b.pooled[0][:, j] - a.pooled[0][:, i]
     errors, counts = (a.pooled[1][:, i], b.pooled[1][:, j]), (a.count[:, i], b.count[:, j])
     total = errors[0] + errors[1]
     degrees = total**2 / sum(e**2 / (n - 1) for e, n in zip(errors, counts, strict=True))
-    chance = two_sided(degrees, np.abs(difference) / np.sqrt(total))
-    return np.where(chance < THRESHOLD, np.sign(difference), 0.0)
+    beyond = (np.abs(difference) - floor * a.pooled[0][:, i]) / np.sqrt(total)
+    return np.sign(difference) * two_sided(degrees, beyond)
 
 
 def rank_wins(firsts: list[Samples], seconds: list[Samples], sides: Sides) -> Array:
@@ -194,145 +203,150 @@ def pooled_rank(wins: Array, a: Sides, b: Sides, i: Index, j: Index) -> Array:
 # the study ----------------------------------------------------------------------------------------
 
 
-def calls(
-    firsts: list[Samples], seconds: list[Samples], size: int
-) -> dict[str, tuple[Array, Array]]:
+def calls(firsts: list[Samples], seconds: list[Samples], size: int, every: int) -> Calls:
     """Shares of the splits in which each rule says slower, and faster, case by case.
 
-    gpubench's rules see all splits, the slower ones of others a tenth of those of five runs.
+    The rules of others, which take longer, see a tenth of the batches.
     """
     a, b = Sides.of(firsts, size), Sides.of(seconds, size)
     wins = rank_wins(firsts, seconds, a)
-
-    def together(i: Index, j: Index) -> Array:
-        return called_together(gpubench_chance(a, b, i, j))
-
-    rules: dict[str, tuple[Callable[[Index, Index], Array], int]] = {
-        "gpubench": (together, 1),
-        "one_case": (lambda i, j: called(gpubench_chance(a, b, i, j)), 1),
-        "t": (lambda i, j: pooled_t(a, b, i, j), 10),
-        "rank": (lambda i, j: pooled_rank(wins, a, b, i, j), 10),
-    }
-    shares = {}
-    for rule, (verdicts, every) in rules.items():
-        slower, faster, looked = np.zeros(len(firsts)), np.zeros(len(firsts)), 0
-        for i, j in pairs(a, every if size < 10 else 1):
-            said = verdicts(i, j)
-            slower += (said > 0).sum(axis=1)
-            faster += (said < 0).sum(axis=1)
-            looked += len(i)
-        shares[rule] = (slower / looked, faster / looked)
-    return shares
+    slower = {rule: np.zeros(len(firsts)) for rule in RULES}
+    faster = {rule: np.zeros(len(firsts)) for rule in RULES}
+    looked = dict.fromkeys(RULES, 0)
+    for number, (i, j) in enumerate(pairs(a, every)):
+        chances = gpubench_chance(a, b, i, j)
+        verdicts = {"gpubench": called_together(chances), "one_case": called(chances)}
+        if number % 10 == 0:
+            verdicts |= {
+                "t_floor": called(pooled_chance(a, b, i, j, compare.MIN_EFFECT)),
+                "t": called(pooled_chance(a, b, i, j, 0.0)),
+                "rank": pooled_rank(wins, a, b, i, j),
+            }
+        for rule, said in verdicts.items():
+            slower[rule] += (said > 0).sum(axis=1)
+            faster[rule] += (said < 0).sum(axis=1)
+            looked[rule] += len(i)
+    return {rule: (slower[rule] / looked[rule], faster[rule] / looked[rule]) for rule in RULES}
 
 
 def found(cases: dict[str, Samples], quick: list[Samples], size: int, per_cent: int) -> Shares:
-    """Share of all splits in which a real slow-down is called slower.
+    """Share of the splits in which a real slow-down is called slower.
 
-    ``gpubench`` judges it among the cases of the quick suite, which are equal on both sides;
-    ``one_case`` alone; ``in_turns`` by the paired ratios of the same runs.
+    ``gpubench`` judges it among the cases of the quick suite, which are equal on both sides.
     """
-    base, slow = cases[BASE], cases[f"{BASE.partition('=')[0]}={SLOWED[per_cent]}"]
-    shares = calls([base, *quick], [slow, *quick], size)
-    chosen = [list(side) for side in combinations(range(len(base.runs)), size)]
-    before, after = base.median, slow.median
-    paired = [compare.judge_pairs(list(before[s]), list(after[s])).verdict for s in chosen]
-    return {rule: float(slower[0]) for rule, (slower, _) in shares.items()} | {
-        "in_turns": paired.count("slower") / len(paired)
-    }
+    base, slow = cases[BASE], slowed(cases, per_cent)
+    shares = calls([base, *quick], [slow, *quick], size, every=20 if size < 10 else 10)
+    return {rule: float(slower[0]) for rule, (slower, _) in shares.items()}
+
+
+def slowed(cases: dict[str, Samples], per_cent: int) -> Samples:
+    """The samples of the step that takes ``per_cent`` more."""
+    return cases[f"{BASE.partition('=')[0]}={SLOWED[per_cent]}"]
+
+
+def one_after_the_other(cases: list[Samples], size: int) -> float:
+    """Share of comparisons of ``size`` runs with the next ``size`` that are called, as users do."""
+    verdicts = [
+        compare.judge(list(case.median[k : k + size]), list(case.median[k + size : k + 2 * size]))
+        for case in cases
+        for k in range(len(case.runs) - 2 * size + 1)
+    ]
+    return sum(verdict.verdict in ("faster", "slower") for verdict in verdicts) / len(verdicts)
+
+
+def in_turns(base: Samples, other: Samples, size: int) -> list[str]:
+    """Verdicts of `gpubench ab` on neighbouring runs, A B B A …, from each place to begin at.
+
+    Fresh processes on both sides, as there: the n-th pair is of two runs, never of one.
+    """
+    before, after = base.median, other.median
+    verdicts: list[str] = []
+    for begin in range(len(before) - 2 * size + 1):
+        places = [(begin + 2 * pair, begin + 2 * pair + 1) for pair in range(size)]
+        turned = [place if n % 2 == 0 else place[::-1] for n, place in enumerate(places)]
+        sides = [before[a] for a, _ in turned], [after[b] for _, b in turned]
+        verdicts.append(compare.judge_pairs(*sides).verdict)
+    return verdicts
 
 
 def single_run_rules(
-    cases: dict[str, Samples], names: list[str], slowed: dict[str, str]
+    cases: dict[str, Samples], names: list[str], slow: dict[str, str]
 ) -> dict[str, float]:
     """pytest-benchmark's rules on one run a side, as they are used: all ordered pairs of runs."""
     shares = {}
-    for statistic in ("median", "mean"):
-        calls = []
+    for statistic in ("min", "median", "mean"):
+        beyond = []
         for name in names:
             before, after = (
-                getattr(cases[which], statistic) for which in (name, slowed.get(name, name))
+                getattr(cases[which], statistic) for which in (name, slow.get(name, name))
             )
-            beyond = after[None, :] > (1 + THRESHOLD) * before[:, None]
-            calls.append(beyond[~np.eye(len(before), dtype=bool)].mean())
-        shares[f"{statistic}:5%"] = float(np.mean(calls))
+            above = after[None, :] > (1 + THRESHOLD) * before[:, None]
+            beyond.append(above[~np.eye(len(before), dtype=bool)].mean())
+        shares[f"{statistic}:5%"] = float(np.mean(beyond))
     return shares
 
 
-def study(path: str) -> dict[str, object]:
+def study(path: str) -> dict[str, Any]:
     """Everything that the method page shows."""
     cases = read(path)
     quick = {name: data for name, data in cases.items() if not name.startswith("repeated_product")}
-    result: dict[str, object] = {
-        "runs": len(cases[BASE].runs),
+    equal, base = list(quick.values()), cases[BASE]
+    result: dict[str, Any] = {
+        "runs": len(base.runs),
         "cases": list(quick),
         "spread": {
             name: float(np.std(np.log(data.median), ddof=1)) for name, data in cases.items()
         },
-        "floor": compare.MIN_EFFECT,
+        "min_effect": compare.MIN_EFFECT,
     }
-    equal = list(quick.values())
     for size in (5, 10):
         by_case = {
             rule: list(slower + faster)
-            for rule, (slower, faster) in calls(equal, equal, size).items()
+            for rule, (slower, faster) in calls(equal, equal, size, every=1).items()
         }
         result[f"false_{size}"] = {rule: float(np.mean(shares)) for rule, shares in by_case.items()}
         result[f"false_{size}_by_case"] = by_case
+        result[f"false_{size}"]["consecutive"] = one_after_the_other(equal, size)
+        turns = [said for case in equal for said in in_turns(case, case, size)]
+        result[f"false_{size}"]["in_turns"] = float(
+            np.mean([said in ("faster", "slower") for said in turns])
+        )
         for per_cent in SLOWED:
-            result[f"found_{per_cent}_{size}"] = found(cases, equal, size, per_cent)
+            shares = found(cases, equal, size, per_cent)
+            said = in_turns(base, slowed(cases, per_cent), size)
+            shares["in_turns"] = said.count("slower") / len(said)
+            result[f"found_{per_cent}_{size}"] = shares
     result["false_1"] = single_run_rules(cases, list(quick), {})
     for per_cent, repeats in SLOWED.items():
         slow = {BASE: f"{BASE.partition('=')[0]}={repeats}"}
         result[f"found_{per_cent}_1"] = single_run_rules(cases, [BASE], slow)
-    result["false_in_turns"] = alarms_in_turns(quick)
     return result
 
 
-def alarms_in_turns(cases: dict[str, Samples], size: int = 10) -> float:
-    """Share of paired comparisons of a build with itself that are called.
-
-    Neighbouring runs make a pair; which of a pair counts as the first side is put in all ways.
-    """
-    calls = []
-    for data in cases.values():
-        logs = np.log(data.median[1 : 2 * size : 2] / data.median[0 : 2 * size : 2])
-        signs = 1 - 2 * ((np.arange(2 ** len(logs))[:, None] >> np.arange(len(logs))) & 1)
-        ratios = signs * logs
-        error = ratios.std(axis=1, ddof=1) / math.sqrt(len(logs))
-        beyond = (np.abs(ratios.mean(axis=1)) - math.log1p(compare.MIN_EFFECT)) / error
-        calls.append(float((2 * stdtr(len(logs) - 1, -beyond) < THRESHOLD).mean()))
-    return float(np.mean(calls))
-
-
-def as_markdown(result: dict[str, object]) -> str:
+def as_markdown(result: dict[str, Any]) -> str:
     """The table of the method page."""
     lines = [
         "| rule | runs a side | false `faster` or `slower` | finds +3 % | finds +10 % |",
         "| --- | --- | --- | --- | --- |",
     ]
 
-    def share(key: str, rule: str) -> str:
-        value = result[key]
-        assert isinstance(value, dict)  # noqa: S101 - this script wrote it
-        return f"{value[rule]:.1%}"
+    def row(text: str, rule: str, size: int, *, only_false: bool = False) -> str:
+        keys = [f"false_{size}", *(f"found_{per_cent}_{size}" for per_cent in SLOWED)]
+        cells = [f"{result[key][rule]:.1%}" for key in keys[: 1 if only_false else 3]]
+        return f"| {text} | {size} | {' | '.join(cells + ['–'] * (3 - len(cells)))} |"
 
     for rule, text in RULES.items():
-        for size in (5, 10):
-            cells = [share(f"{what}_{size}", rule) for what in ("false", "found_3", "found_10")]
-            lines.append(f"| {text} | {size} | {' | '.join(cells)} |")
+        lines += [row(text, rule, size) for size in (5, 10)]
     for size in (5, 10):
-        cells = [share(f"found_{per_cent}_{size}", "in_turns") for per_cent in SLOWED]
-        alone = f"{result['false_in_turns']:.1%}" if size == 10 else "–"
-        lines.append(
-            f"| gpubench, in turns (`gpubench ab`) | {size} | {alone} | {' | '.join(cells)} |"
-        )
-    for rule in ("median:5%", "mean:5%"):
-        cells = [share(f"{what}_1", rule) for what in ("false", "found_3", "found_10")]
-        lines.append(f"| pytest-benchmark `{rule}` (slower only) | 1 | {' | '.join(cells)} |")
+        text = "gpubench, each case on its own, runs one after the other"
+        lines.append(row(text, "consecutive", size, only_false=True))
+    lines += [row("gpubench, runs in turns (`gpubench ab`)", "in_turns", n) for n in (5, 10)]
+    for rule in ("min:5%", "median:5%", "mean:5%"):
+        lines.append(row(f"pytest-benchmark `{rule}` (slower only)", rule, 1))
     return "\n".join(lines)
 
 
-def draw(result: dict[str, object], path: Path) -> None:
+def draw(result: dict[str, Any], path: Path) -> None:
     """False alarms of each case against the spread of its runs, rule by rule."""
     import matplotlib as mpl
 
@@ -340,11 +354,7 @@ def draw(result: dict[str, object], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "gpubench"  # the same file from the same figures
     from matplotlib import pyplot as plt
 
-    spread, by_case = result["spread"], result["false_5_by_case"]
-    assert isinstance(spread, dict)  # noqa: S101 - this script wrote it
-    assert isinstance(by_case, dict)  # noqa: S101
-    cases = result["cases"]
-    assert isinstance(cases, list)  # noqa: S101
+    spread, by_case, cases = result["spread"], result["false_5_by_case"], result["cases"]
     figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
     styles = {"gpubench": ("#0072b2", "o"), "t": ("#d55e00", "s"), "rank": ("#cc79a7", "^")}
     for rule, (colour, marker) in styles.items():
@@ -375,7 +385,6 @@ def main() -> None:
     draw(result, stem.with_suffix(".svg"))
     print(as_markdown(result))
     spread = result["spread"]
-    assert isinstance(spread, dict)  # noqa: S101 - this script wrote it
     print("\nspread between runs (standard deviation of the logarithm):")
     for name, value in sorted(spread.items(), key=lambda pair: pair[1]):
         print(f"  {value:6.2%}  {name}")

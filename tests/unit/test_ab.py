@@ -146,7 +146,6 @@ def worktrees(checkout):
 def test_commits_are_checked_out_and_gone_at_the_end(checkout, tmp_path):
     with sides.made_ready(("v1", "main"), tmp_path / "temporary"):
         found = [tmp_path / "temporary" / name / "workloads" / "mine.py" for name in "ab"]
-        assert ["1e" in path.read_text() or "10000" in path.read_text() for path in found]
         assert found[0].read_text() != found[1].read_text()
         assert len(worktrees(checkout)) == 3
     assert len(worktrees(checkout)) == 1
@@ -499,7 +498,7 @@ def test_fewer_than_three_pairs_are_refused(text, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(["ab", "a", "b", "--trials", text])
     assert caught.value.code == 2
-    assert "whole number from 3" in capsys.readouterr().err or text == "-3"
+    assert "whole number from 3" in capsys.readouterr().err
 
 
 def test_results_go_to_a_folder_since_there_are_two(tmp_path):

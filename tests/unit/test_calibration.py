@@ -288,14 +288,15 @@ def test_results_of_several_devices_take_the_plain_floor_and_no_advice(load, tmp
 def test_a_difference_within_a_machines_noise_is_held_back_by_its_floor(load, tmp_path):
     """Two halves of the runs of one build, which the plain floor calls different."""
     medians = noisy(0.03)
+    load(medians, "all", run_id="all")
+    keep(learn(table.load([str(tmp_path / "all.parquet")])))
     halves = sorted(splits(medians, 5), key=lambda split: calibration._beyond(*split))
     wild = halves[-4]  # among 252 splits two may be called, which are one and its mirror image
     for name, half in zip("ab", wild, strict=True):
         load(half, name, run_id=name)
-    frame = table.load([str(tmp_path)])
+    frame = table.load([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")])
     (row,) = compare(frame, "run")
     assert row["verdict"] in ("slower", "faster")
-    keep(learn(frame))
     floor, _ = floor_for(frame, None)
     (row,) = compare(frame, "run", None, floor)
     assert row["verdict"] == "inconclusive"

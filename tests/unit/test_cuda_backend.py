@@ -164,6 +164,32 @@ def test_the_flush_is_queued_before_the_first_event_of_each_cold_sample(device):
     assert device.torch.stream[1:] == one * 2 + ["synchronize"]
 
 
+def test_steps_of_a_training_loop_follow_each_other_with_no_help_for_the_host(device):
+    """A head start would hide what the host takes, which whoever runs the loop has to wait for."""
+    step = lambda: device.torch.stream.append("step")  # noqa: E731
+    samples = device.sample(step, inner=2, count=3, cold=False, paced=True)
+    one = ["step", "step", "record"]
+    assert device.torch.stream[1:] == ["step", "record", *one, *one, *one, "synchronize"]
+    assert samples.device_s == pytest.approx([2e-3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NVIDIA_TF32_OVERRIDE", "0"),
+        ("NVIDIA_TF32_OVERRIDE", "1"),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
+        ("CUDA_LAUNCH_BLOCKING", "1"),
+        ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
+    ],
+)
+def test_a_variable_that_overrides_the_method_is_refused_by_its_name(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EnvironmentRefused, match=name) as refused:
+        cuda.open("0")
+    assert refused.value.remedy == f"unset {name}"
+
+
 def sleeps(device):
     """Seconds that the device was kept busy, each time."""
     found = [entry[1] for entry in device.torch.stream if entry[0] == "sleep"]

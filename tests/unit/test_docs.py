@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import cli, compare, measure, table, telemetry
+from gpubench import cli, compare, measure, report, table, telemetry
 from gpubench.backends.virtual import Script
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
@@ -65,7 +65,12 @@ def test_every_flag_of_a_row_is_explained_and_every_explained_flag_exists():
     raised = flags_in(measure, "_flags") | flags_in(telemetry, "flags")
     assert len(raised) > 10
     assert '["above_peak"]' in Path(table.__file__).read_text()
-    assert explained == raised | {"above_peak"}
+    assert explained == raised | {"above_peak"} == set(report.FLAGS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_no_page_has_a_gap_left_to_fill(path):
+    assert not re.search(r"\b(TODO|STUDY|TELEMETRY|TBD)\b", path.read_text())
 
 
 def flags_in(module, function):

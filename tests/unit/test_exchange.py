@@ -36,7 +36,9 @@ def foreign(**different):
 def file_of(*benchmarks, **different):
     return {
         "machine_info": {
-            **{"node": "secret", "system": "Linux", "machine": "x86_64"},
+            "node": "secret",
+            "system": "Linux",
+            "machine": "x86_64",
             "cpu": {"brand_raw": "A CPU"},
         },
         "datetime": "2026-01-02T03:04:05+00:00",

@@ -4,6 +4,7 @@ import gc
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gpubench import measure as loop
 from gpubench.backends.virtual import Script, VirtualDevice
@@ -99,6 +100,25 @@ def test_a_graph_takes_the_launches_out_of_the_time():
     assert "launch_bound" not in graph.flags
     assert graph.notes["graph"] == "used"
     assert median(graph.samples.device_s) < 0.2 * median(bound.samples.device_s)
+
+
+def test_a_card_is_sustained_for_as_long_as_asked_however_short_its_steps():
+    device = on_card(noise=0.001, warmup=0.0)
+    measured = measure(device, SMALL, StopRule(sustain_s=20.0))
+    assert sum(measured.samples.device_s) * measured.inner >= 19.0
+    assert measured.stop == "precise"
+
+
+def test_results_of_copies_that_take_turns_lie_apart():
+    """Freed at once, the memory of one result would be the next one's, still in the cache."""
+    steps = [lambda: torch.empty(2**16) for _ in range(3)]
+    step = loop._in_turn(steps)
+    for _ in range(3):
+        step()
+    kept = next(
+        cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, list)
+    )
+    assert len({result.data_ptr() for result in kept}) == 3
 
 
 def test_where_no_graph_can_be_captured_the_row_says_so_and_is_measured_all_the_same():

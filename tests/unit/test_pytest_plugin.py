@@ -11,7 +11,7 @@ import pytest
 
 from gpubench import regression
 from gpubench.errors import UnreadableResult
-from gpubench.pytest_plugin import TRIAL_FILE, Settings
+from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
 
 pytest.importorskip("pytest_benchmark", reason="the plugin hands its samples to pytest-benchmark")
@@ -285,7 +285,6 @@ def test_the_plugin_loads_without_anything_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "pandas", "numpy", "scipy", "pyarrow", "pytest_benchmark", "rich"}
     assert not set(done.stdout.split()) & heavy
-    assert TRIAL_FILE not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -388,3 +387,13 @@ def test_lost_trials_excuse_nothing_slow_and_prove_nothing_fast():
     for now in (STEADY, [0.8, 0.801, 0.799]):
         row = judged([a_saved_run(STEADY)], now, lost)
         assert (row["verdict"], row["reason"]) == ("inconclusive", "failed_trials")
+
+
+def test_a_baseline_that_cannot_be_read_leaves_no_gate_open(make_project):
+    """What nothing was judged by must not look like a pass."""
+    project = make_project()
+    assert project.pytest("--benchmark-save=main", "--gpubench-trials", "3").returncode == 0
+    (saved,) = project.saved
+    saved.write_text(saved.read_text().replace('"median":', '"middle":'))
+    done = check(project, "--gpubench-baseline", "main")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout + done.stderr

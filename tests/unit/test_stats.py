@@ -232,8 +232,8 @@ def test_a_larger_spread_between_processes_makes_the_interval_wider():
 
 ratios_of_pairs = st.floats(0.5, 2.0).map(lambda ratio: round(ratio, 4))
 #: so few that ranks can't be sure of anything
-few_pairs = st.lists(ratios_of_pairs, min_size=2, max_size=5)
-many_pairs = st.lists(ratios_of_pairs, min_size=6, max_size=14)
+few_pairs = st.lists(ratios_of_pairs, min_size=2, max_size=11)
+many_pairs = st.lists(ratios_of_pairs, min_size=12, max_size=14)
 
 
 def of_pairs(ratios):
@@ -298,13 +298,12 @@ def test_the_true_ratio_of_pairs_is_covered_as_often_as_promised(count):
     assert 0.935 <= covered / 2000 <= 0.98
 
 
-@pytest.mark.parametrize("count", [6, 10])
+@pytest.mark.parametrize("count", [12, 20])
 def test_one_wild_pair_spoils_no_interval_of_ranks(count):
     steady = [1.05 + 0.001 * number for number in range(count - 1)]
     found = of_pairs([*steady, 100.0])
     assert found._student().interval().low < 1
-    assert found.interval().low > 1.04
-    assert found.interval().estimate < 1.1
+    assert 1.04 < found.interval().low < found.interval().high < 1.1
 
 
 @given(st.lists(st.tuples(times, times, st.floats(0.1, 10.0)), min_size=2, max_size=12))
@@ -574,3 +573,13 @@ def test_the_half_width_of_a_mean_is_students(values, confidence):
     error = float(scipy.stats.sem(values))
     expected = error * float(scipy.stats.t.ppf((1 + confidence) / 2, len(values) - 1))
     assert stats.mean_half_width(values, confidence) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_a_coarse_clock_makes_neither_neighbours_alike_nor_a_drift():
+    """Equal values share their rank; by position they would seem to rise."""
+    rng = np.random.default_rng(3)
+    series = [list(rng.choice([1.00, 1.03], 200)) for _ in range(400)]
+    assert np.mean([stats.neighbour_correlation(values) for values in series]) == pytest.approx(
+        0.0, abs=0.02
+    )
+    assert np.mean([abs(stats.drift(values)) > 0.02 for values in series]) < 0.01

@@ -168,9 +168,9 @@ def test_no_trace_of_readings_ends_a_measurement_or_gives_a_spread_beside_its_bo
 
 
 def test_energy_is_what_the_counter_rose_by_from_the_first_reading_to_the_last():
-    readings = [Reading(energy_j=joules) for joules in (1000.0, 1100.0, 1450.0)]
-    found = watched(*readings)
-    assert found.window_s == 2.0
+    joules = (1000.0, 1100.0, 1200.0, 1300.0, 1400.0, 1450.0)
+    found = watched(*(Reading(energy_j=value) for value in joules))
+    assert found.window_s == 5.0
     assert found.energy_j == 450.0
 
 
@@ -178,9 +178,9 @@ def test_energy_is_what_the_counter_rose_by_from_the_first_reading_to_the_last()
     "counter",
     [
         [0.0, 500.0],  # one second
-        [0.0, 200.0, None],  # lost on the way
-        [None, 200.0, 300.0],
-        [900.0, 950.0, 10.0],  # the driver was loaded anew
+        [0.0, 100.0, 200.0, 300.0, 400.0, None],  # lost on the way
+        [None, 200.0, 300.0, 400.0, 500.0, 600.0],
+        [900.0, 950.0, 960.0, 970.0, 980.0, 10.0],  # the driver was loaded anew
     ],
 )
 def test_energy_of_a_short_window_or_a_broken_counter_is_null(counter):
@@ -427,3 +427,16 @@ def test_telemetry_of_this_processor_is_whole():
     assert found.sm_clock_hz is None
     assert found.throttle_reasons is None
     assert found.processor_clock_hz is None or found.processor_clock_hz.min > 1e6
+
+
+def test_the_cache_of_a_processor_is_that_of_all_its_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    for core, die in enumerate(("0-1", "0-1", "2-3", "2-3", "4-5")):
+        for level, shared, size in ((2, str(core), "1024K"), (3, die, "32M")):
+            folder = tmp_path / f"cpu{core}" / "cache" / f"index{level}"
+            folder.mkdir(parents=True)
+            (folder / "level").write_text(f"{level}\n")
+            (folder / "shared_cpu_list").write_text(f"{shared}\n")
+            (folder / "size").write_text(f"{size}\n")
+    assert cpu.last_level_cache_bytes(tmp_path) == 2 * 32 * 2**20
+    assert cpu.last_level_cache_bytes(tmp_path / "nowhere") is None
