@@ -24,7 +24,7 @@ PARTS = {
     "copies for a cold cache": "_cold_steps",
     "clearing the cache": "flush",
     "what timing nothing costs": "timer_cost_s",
-    "collecting garbage": "collect",
+    "collecting garbage": "<built-in method gc.collect>",
     "statistics": "sample_interval",
 }
 

@@ -556,7 +556,13 @@ def test_cycles_that_are_merely_unclear_take_no_verdict_back(side, verdicts):
     """Clocks read with noise say less than the times; only what they contradict is held back."""
     unsteady = [{"mean": hz, "min": hz, "max": hz} for hz in (1.2e9, 1.5e9, 1.8e9, 1.4e9, 1.45e9)]
     side("a", STEADY, sm_clock_hz=BOOST)
-    side("b", [{"samples_s": [1.2 * m] * 10, "sm_clock_hz": c} for m, c in zip(STEADY, unsteady)])
+    side(
+        "b",
+        [
+            {"samples_s": [1.2 * m] * 10, "sm_clock_hz": c}
+            for m, c in zip(STEADY, unsteady, strict=True)
+        ],
+    )
     assert [row["verdict"] for row in verdicts()] == ["slower"]
 
 

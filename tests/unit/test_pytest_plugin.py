@@ -394,6 +394,8 @@ def test_a_baseline_that_cannot_be_read_leaves_no_gate_open(make_project):
     project = make_project()
     assert project.pytest("--benchmark-save=main", "--gpubench-trials", "3").returncode == 0
     (saved,) = project.saved
-    saved.write_text(saved.read_text().replace('"median":', '"middle":'))
+    newer = saved.read_text().replace('"schema_version": 1', '"schema_version": 99')
+    assert newer != saved.read_text()
+    saved.write_text(newer)
     done = check(project, "--gpubench-baseline", "main")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout + done.stderr

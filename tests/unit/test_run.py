@@ -267,6 +267,7 @@ def test_a_killed_run_leaves_no_process_behind_and_a_readable_file(tmp_path):
     path.write_text(SUITE.format(timeout_s=600))
     device = f"{CARD},hang=*1024x1024x1024*"
     command = [sys.executable, "-m", "gpubench", "run", "--suite", str(path), "--device", device]
+    command += ["--run-id", "steady"]  # the order follows from it: two cases before one that hangs
     run = subprocess.Popen(
         [*command, "-o", str(tmp_path / "killed.parquet")], stderr=subprocess.PIPE, text=True
     )

@@ -12,6 +12,8 @@ MIB = 2**20
 # Arrays that each operation touches: copy reads one and writes one, triad reads two.
 ARRAYS = {"copy": 2, "triad": 3}
 SCALAR = 3.0  # STREAM's
+# Elements of a block of random numbers; every size in MiB is a multiple of it, or its part.
+BLOCK = 2**17
 # Elements that the check looks at, evenly spread.
 CHECKED = 2**20
 
@@ -53,7 +55,9 @@ def memory(device: "Device", operation: str, mib: int, precision: str) -> Prepar
     generator = torch.Generator(device.torch_device).manual_seed(0)
     elements = mib * MIB // PRECISION_BYTES[precision]
     target = torch.empty(elements, **make)
-    sources = [torch.randn(elements, generator=generator, **make) for _ in range(arrays - 1)]
+    # One block over and over: making random numbers takes longer than moving them for a second.
+    block = torch.randn(min(elements, BLOCK), generator=generator, **make)
+    sources = [block.repeat(elements // len(block)) for _ in range(arrays - 1)]
 
     def on(target: torch.Tensor, *sources: torch.Tensor) -> Step:
         if operation == "copy":
