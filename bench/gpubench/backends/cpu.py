@@ -49,9 +49,6 @@ def open(selector: str) -> "ProcessorDevice":  # noqa: A001 - the name of the ba
     """
     if selector:
         raise UsageError(f"the cpu takes no number, got 'cpu:{selector}'", "give --device cpu")
-    # On their own core each: left free, two threads may share one for a whole case, which then
-    # takes the time of one thread. Read when torch loads its threads, so not later.
-    os.environ.setdefault("OMP_PROC_BIND", "true")
     try:
         import torch  # noqa: F401 - its version and threads belong to the environment
     except ModuleNotFoundError as error:
