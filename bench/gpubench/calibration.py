@@ -194,9 +194,12 @@ def floor_for(frame: pd.DataFrame, given: float | None) -> tuple[Floor, str]:
     if given is not None:
         return (lambda _: given), f"minimum effect: {given:.3g}, as given"
     devices = set(zip(map(str, frame["host_hash"]), map(str, frame["card_id"]), strict=True))
-    found = kept(*devices.pop()) if len(devices) == 1 else None
+    if len(devices) != 1:
+        return (lambda _: MIN_EFFECT), f"minimum effect: {MIN_EFFECT:.0%}"
+    (device,) = devices
+    found = kept(*device)
     if found is None or not found.cases:
-        advice = "; `gpubench calibrate` learns this machine's own" if not devices else ""
+        advice = "; `gpubench calibrate` learns this machine's own"
         return (lambda _: MIN_EFFECT), f"minimum effect: {MIN_EFFECT:.0%}{advice}"
     least, most = min(found.cases.values()), max(found.cases.values())
     return found.floor, (

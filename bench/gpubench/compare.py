@@ -154,7 +154,7 @@ def compare(
                 where = {"baseline": chosen, "side": side, **last.loc[side].map(str)}
                 rows.append(_row(base, other, rule) | where)
     return sorted(
-        _corrected(rows),
+        corrected(rows),
         key=lambda row: (row["architecture"], row["card"], row["side"], natural(row["case_id"])),
     )
 
@@ -194,7 +194,7 @@ def units(side: pd.DataFrame, *, by_run: bool) -> list[float]:
     return [stats.geometric_mean(list(values)) for _, values in side.groupby("run_id")["value"]]
 
 
-def _corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def corrected(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Take back what so many looks make likely by chance (Benjamini and Hochberg)."""
     judged = [row for row in rows if row["chance"] is not None]
     adjusted = stats.false_discovery([row["chance"] for row in judged])
@@ -277,15 +277,15 @@ def _judge_sides(
         ~side["status"].isin(["ok", "unsupported"]) for side in suspects.get(judgement.verdict, [])
     ]
     if any(some.any() for some in lost):
-        judgement = _withheld(judgement, "failed_trials")
+        judgement = withheld(judgement, "failed_trials")
     elif any("above_peak" in flags for ok in good for flags in ok["flags"]):
-        judgement = _withheld(judgement, "above_peak")
+        judgement = withheld(judgement, "above_peak")
     elif _contradicted_by_cycles(good, judgement, rule):
-        judgement = _withheld(judgement, "clocks_differ")
+        judgement = withheld(judgement, "clocks_differ")
     return judgement, MEANING[judgement.reason]
 
 
-def _withheld(judgement: Judgement, reason: str) -> Judgement:
+def withheld(judgement: Judgement, reason: str) -> Judgement:
     """No verdict after all; it counts among the looks, and not among the finds."""
     return replace(judgement, verdict="inconclusive", reason=reason, chance=1.0)
 
@@ -367,12 +367,8 @@ def next_step(rows: Sequence[dict[str, Any]]) -> str | None:
 
 
 def show_speedup(row: dict[str, Any]) -> str:
-    """``1.230 [1.200, 1.260]``, or ``[?]`` where the interval is unknown."""
-    if row["speedup"] is None:
-        return render.UNKNOWN
-    bounded = row["speedup_low"] > 0 and row["speedup_high"] < float("inf")
-    bounds = f"{row['speedup_low']:.3f}, {row['speedup_high']:.3f}" if bounded else "?"
-    return f"{row['speedup']:.3f} [{bounds}]"
+    """The speedup as people read it."""
+    return render.ratio(row["speedup"], row["speedup_low"], row["speedup_high"])
 
 
 def with_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,12 +11,13 @@ from typing import Any
 
 from gpubench import render, stats
 from gpubench.compare import (
-    FALSE_DISCOVERIES,
     MEANING,
     TRIALS_TO_SETTLE,
     VERDICTS,
     Judgement,
+    corrected,
     judge,
+    withheld,
 )
 from gpubench.exchange import Benchmark, benchmarks
 from gpubench.record import Record
@@ -90,14 +91,7 @@ def verdicts(tests: Iterable[Test], baseline: Baseline) -> list[dict[str, Any]]:
 
     Among many tests some differ by chance; those are taken back (Benjamini and Hochberg).
     """
-    rows = [_row(test, baseline) for test in tests]
-    judged = [row for row in rows if row["chance"] is not None]
-    shares = stats.false_discovery([row["chance"] for row in judged])
-    for row, share in zip(judged, shares, strict=True):
-        if row["verdict"] in ("faster", "slower") and share > FALSE_DISCOVERIES:
-            row |= {"verdict": "inconclusive", "reason": "many_cases"}
-            row["detail"] = MEANING["many_cases"]
-    return rows
+    return corrected([_row(test, baseline) for test in tests])
 
 
 def _row(test: Test, baseline: Baseline) -> dict[str, Any]:
@@ -141,17 +135,8 @@ def _judge(
     judgement = judge(before, now, test.min_effect)
     # Losing slow trials makes a test look faster, never slower.
     if test.lost and judgement.verdict in ("faster", "same"):
-        judgement = Judgement("inconclusive", "failed_trials", judgement.ratio)
+        judgement = withheld(judgement, "failed_trials")
     return judgement, MEANING[judgement.reason]
-
-
-def show_ratio(row: Mapping[str, Any]) -> str:
-    """``1.230 [1.200, 1.260]``, the bounds unknown where a side is one process."""
-    if row["ratio"] is None:
-        return render.UNKNOWN
-    bounded = row["ratio_low"] > 0 and row["ratio_high"] < float("inf")
-    bounds = f"{row['ratio_low']:.3f}, {row['ratio_high']:.3f}" if bounded else "?"
-    return f"{row['ratio']:.3f} [{bounds}]"
 
 
 COLUMNS = (
@@ -170,7 +155,7 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = [
         {
             **row,
-            "ratio_text": show_ratio(row),
+            "ratio_text": render.ratio(row["ratio"], row["ratio_low"], row["ratio_high"]),
             "trials_text": f"{row['baseline_trials']} + {row['trials']}",
         }
         for row in sorted(rows, key=lambda row: bool(row["verdict"] == "slower"))

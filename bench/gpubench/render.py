@@ -97,6 +97,14 @@ def percent(value: float) -> str:
     return f"{number(100 * value)} %"
 
 
+def ratio(estimate: float | None, low: float, high: float) -> str:
+    """``1.230 [1.200, 1.260]``, or ``[?]`` where the interval is unknown."""
+    if estimate is None:
+        return UNKNOWN
+    bounds = f"{low:.3f}, {high:.3f}" if low > 0 and high < float("inf") else "?"
+    return f"{estimate:.3f} [{bounds}]"
+
+
 def plus_minus(value: float) -> str:
     """A relative half-width: ``±1.2 %``; infinite is unknown."""
     return f"±{number(100 * value, 2)} %" if math.isfinite(value) else "±?"

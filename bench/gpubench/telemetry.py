@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -90,15 +89,10 @@ class Telemetry:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the thread, take the last reading and sum up."""
         if self._is_real:
-            self._load.__exit__(kind, error, trace)
+            self._load.__exit__()
             self._ended.set()
             self._thread.join(timeout=1.0)
             self.foreign, self.steal = self._load.foreign, self._load.steal
@@ -188,12 +182,7 @@ class HostLoad:
         self._before = _processor_times()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Read them again."""
         total, idle, steal, own = (
             after - before for after, before in zip(_processor_times(), self._before, strict=True)

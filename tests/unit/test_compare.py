@@ -566,6 +566,27 @@ def test_cycles_that_are_merely_unclear_take_no_verdict_back(side, verdicts):
     assert [row["verdict"] for row in verdicts()] == ["slower"]
 
 
+def test_what_waits_for_memory_is_not_held_against_the_clock_of_the_chip(side, verdicts):
+    """A copy that takes 5 % longer is slower, however much the chip's clock fell with it."""
+    copy = {"workload": "memory", "case_id": "memory:operation=copy", "flops": 0.0, "bytes": 1e9}
+    copy |= {"items": None, "item": None}
+    side("a", STEADY, sm_clock_hz=BOOST, **copy)
+    side("b", scaled(STEADY, 1.05), sm_clock_hz=LOWER, **copy)
+    assert [row["verdict"] for row in verdicts()] == ["slower"]
+
+
+def test_what_was_withheld_makes_no_other_verdict_easier(side, verdicts):
+    """A tiny p-value that is no find would lower the bar of Benjamini and Hochberg for others."""
+    side("a", STEADY, sm_clock_hz=BOOST)
+    side("b", scaled(STEADY, 1.05), sm_clock_hz=LOWER)
+    (row,) = verdicts()
+    assert (row["reason"], row["chance"], row["false_discovery_rate"]) == (
+        "clocks_differ",
+        1.0,
+        1.0,
+    )
+
+
 def test_in_turns_too_the_clocks_explain_what_is_theirs(side, verdicts):
     baseline, contender = in_turn(1.05)
     side("a", baseline, sm_clock_hz=BOOST)
@@ -683,6 +704,18 @@ def test_the_runs_of_a_side_are_its_units_where_there_are_three(side, verdicts):
     (row,) = verdicts(by="torch")
     assert (row["verdict"], row["reason"]) == ("inconclusive", "wide_interval")
     assert (row["baseline_trials"], row["trials"]) == (9, 9)
+
+
+@pytest.mark.parametrize("alone", ["a", "b"])
+def test_runs_on_one_side_only_make_runs_the_unit_of_both(alone, side, verdicts):
+    """Five processes of one hour against three hours: the one hour is one value."""
+    for name in "ab":
+        if name == alone:
+            side(name, scaled(STEADY, 1.4), torch=name)
+        else:
+            several_runs(name, side, 1.0)
+    (row,) = verdicts(by="torch")
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "few_trials")
 
 
 def test_runs_that_agree_settle_what_their_trials_would(side, verdicts):

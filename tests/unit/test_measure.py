@@ -17,6 +17,7 @@ from gpubench.workload import Case
 CASE = Case("gemm", (("shape", "4096x4096x4096"), ("precision", "fp32")))
 #: 3 MiB, which fit into the card's 6 MiB of L2
 SMALL = Case("gemm", (("shape", "512x512x512"), ("precision", "fp32")))
+GRAPH = StopRule(graph=True)
 HOT = Case(SMALL.workload, SMALL.params, "hot")
 
 
@@ -119,6 +120,22 @@ def test_results_of_copies_that_take_turns_lie_apart():
         cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, list)
     )
     assert len({result.data_ptr() for result in kept}) == 3
+
+
+def test_training_steps_go_at_the_pace_of_their_loop_and_kernels_and_graphs_do_not():
+    """A device with a queue gives its host a head start else, and hides what the loop waits for."""
+    for case, rule, paced in ((HOT, None, True), (SMALL, None, False), (HOT, GRAPH, False)):
+        device, asked = on_card(), []
+        sample = device.sample
+
+        def recorded(*args, _sample=sample, _asked=asked, **kwargs):
+            _asked.append(kwargs.get("paced", False))
+            return _sample(*args, **kwargs)
+
+        device.sample = recorded
+        device.timer_cost_s = lambda: 0.0
+        measure(device, case, rule)
+        assert set(asked) == {paced}
 
 
 def test_where_no_graph_can_be_captured_the_row_says_so_and_is_measured_all_the_same():

@@ -114,6 +114,18 @@ def test_the_share_of_peak_is_of_the_catalogues_peak_in_that_precision(only):
         assert "above_peak" not in row["flags"]
 
 
+def test_a_convolution_that_may_save_operations_is_above_its_peak_only_beyond_what_it_may_save(
+    only,
+):
+    """Winograd's algorithm needs a fourth of the multiplications that are declared."""
+    work = {"params": {"precision": "fp32"}, "bytes": None}
+    peak = get_card("geforce-rtx-4090").peaks["fp32"] * 0.020
+    winograd = {"algorithm": "may be Winograd"}
+    assert "above_peak" in only(**RTX_4090, **work, flops=2 * peak)["flags"]
+    assert "above_peak" not in only(**RTX_4090, **work, flops=2 * peak, notes=winograd)["flags"]
+    assert "above_peak" in only(**RTX_4090, **work, flops=5 * peak, notes=winograd)["flags"]
+
+
 def test_without_a_precision_the_share_is_of_fp32(only):
     flops = 0.25 * get_card("geforce-rtx-4090").peaks["fp32"] * 0.020
     assert only(**RTX_4090, params={}, flops=flops, bytes=None)["share_of_peak"] == pytest.approx(
