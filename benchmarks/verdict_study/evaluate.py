@@ -362,11 +362,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
         y = [100 * value for value in by_case[rule]]
         axes.scatter(x, y, color=colour, marker=marker, label=RULES[rule], alpha=0.8)
     axes.axhline(1, color="#555555", linestyle="--", linewidth=1)
-    axes.text(axes.get_xlim()[1], 1.5, "1 %", ha="right", color="#555555")
     axes.set_xscale("log")
-    axes.set_xlabel("spread of a case between identical runs (standard deviation, %)")
+    ticks = [1, 2, 5, 10, 20, 50]
+    axes.set_xticks(ticks, labels=[f"{tick} %" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(1, 50)
+    axes.set_xlabel("spread of a case between identical runs (standard deviation)")
     axes.set_ylabel("called faster or slower (% of splits, 5 + 5 runs)")
     axes.set_ylim(-2, 102)
+    axes.text(48, 3, "1 %", ha="right", color="#555555")
     axes.legend(frameon=False)
     axes.set_title(
         f"{result['runs']} identical runs of the quick suite, split in all ways", loc="left"
