@@ -44,6 +44,7 @@ MEANING = {
     "no_spread": "all trials of a side are equal to the last digit: a clock too coarse to judge by",
     "many_cases": "clear on its own, but among so many cases one such is to be expected by chance",
     "clocks_differ": "the clocks differ, and clock cycles say something else than the times",
+    "machine_changed": "measured by a step that never changes, the machine was not the same",
     "above_peak": "a side is faster than its card can be: a wrong clock, cache or declaration",
     "failed_trials": "a side lost trials, perhaps its slow ones",
     "not_measured": "one side has no ok result",

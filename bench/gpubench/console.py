@@ -4,13 +4,18 @@ Progress goes to standard error: a live line on a terminal, one plain line per c
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from gpubench import render, stats
 from gpubench.record import Record
 from gpubench.run import Execution, Plan, Request, Started
+
+if TYPE_CHECKING:
+    from gpubench.ab import Interleaved
 
 # The display must not take time from what is measured beside it.
 REFRESHES_PER_S = 2
@@ -122,3 +127,38 @@ def print_result(execution: Execution, form: str) -> None:
             file=sys.stderr,
         )
     print(f"kept in {execution.path}", file=sys.stderr)
+
+
+def follow_rounds(interleaved: "Interleaved") -> None:
+    """Run it, saying what runs now: one live line on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    with console.status("", refresh_per_second=REFRESHES_PER_S) as status:
+        for event in interleaved:
+            left = "" if event.left_s is None else f", about {render.duration(event.left_s)} left"
+            pair = f"pair {event.pair} of {interleaved.request.pairs}{left}"
+            line = f"[{pair}] {render.clean(event.side.label)}"
+            if console.is_terminal:
+                status.update(Text(line))
+            else:
+                print(line, file=sys.stderr, flush=True)
+
+
+def print_pairs(
+    interleaved: "Interleaved", min_effect: float | None, form: str
+) -> list[dict[str, Any]]:
+    """The verdicts of the pairs that are whole, what failed, and where all is kept."""
+    from gpubench import ab, compare
+
+    rows, floor = ab.verdicts(interleaved, min_effect)
+    print(compare.text(rows, form), end="")
+    usual = compare.next_step(rows)
+    steps = [line for line in compare.conclusions(rows) if line != usual]
+    done, wanted = interleaved.pairs_done, interleaved.request.pairs
+    steps += [floor, *filter(None, [ab.next_step(interleaved, rows)])]
+    steps += sorted({row["detail"] for row in rows if row["reason"] == "differs"})
+    steps += ab.failed(interleaved)
+    steps += [f"{done} of {wanted} pairs were measured"] if done < wanted else []
+    for line in steps:
+        print(render.clean(line), file=sys.stderr)
+    print(f"kept in {' and '.join(map(str, interleaved.paths.values()))}", file=sys.stderr)
+    return rows

@@ -176,6 +176,10 @@ class Device(ABC):
         """
         raise Unsupported(f"{self.info.backend} has no graphs to capture steps in")
 
+    def witnesses(self) -> "dict[str, Callable[[], object]]":
+        """Steps that never change, by a name with its article; none where nothing can change."""
+        return {}
+
     def reset_peak_memory(self) -> None:
         """Start a new peak, where the device counts one."""
         return

@@ -194,6 +194,17 @@ def measure_step(
     )
 
 
+def witness_s(device: Device) -> dict[str, float]:
+    """Seconds that the device's unchanging steps take now, by their names."""
+    # Beside each test of a user, so neither long nor exact.
+    rule = StopRule(half_width=0.02, budget_s=0.3, warmup_s=0.1)
+    with device.mode("fp32"):
+        return {
+            name: stats.median(measure_step(device, Prepared(step), rule=rule).samples.device_s)
+            for name, step in device.witnesses().items()
+        }
+
+
 def _launch(device: Device, prepared: Prepared, cache: Cache, rule: StopRule, work: Work) -> Launch:
     """Decide how cold is had and whether a graph launches the steps."""
     steps = _cold_steps(device, prepared, work) if cache == "cold" else [prepared.step]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from gpubench import errors
-from gpubench.cli import positive, share
+from gpubench.verbs._flags import positive, share
 
 if TYPE_CHECKING:
     from gpubench.device import Device
@@ -214,17 +214,18 @@ class GpuBenchmark:
         benchmark._mode = "gpu_benchmark(...)"  # noqa: SLF001
         if not benchmark.disabled:
             try:
-                self.measurement = self._measure(lambda: function(*args, **kwargs))
+                self.measurement, witness_s = self._measure(lambda: function(*args, **kwargs))
             except BaseException:
                 benchmark.has_error = True
                 raise
-            self._keep(self.measurement)
+            self._keep(self.measurement, witness_s)
         return function(*args, **kwargs)
 
-    def _measure(self, step: Callable[[], object]) -> "Measurement":
+    def _measure(self, step: Callable[[], object]) -> "tuple[Measurement, dict[str, float]]":
+        """The step, and beside it what never changes."""
         from pytest_benchmark.fixture import PauseInstrumentation
 
-        from gpubench.measure import StopRule, measure_step
+        from gpubench.measure import StopRule, measure_step, witness_s
         from gpubench.workload import Prepared
 
         settings = self._settings
@@ -232,15 +233,16 @@ class GpuBenchmark:
         rule = StopRule(settings.half_width, settings.budget_s)
         rule = replace(rule, warmup_s=min(rule.warmup_s, settings.budget_s))
         with PauseInstrumentation():  # coverage and debuggers would be timed too
-            return measure_step(device, Prepared(step=step), cache=settings.cache, rule=rule)
+            measured = measure_step(device, Prepared(step=step), cache=settings.cache, rule=rule)
+            return measured, witness_s(device)
 
-    def _keep(self, measurement: "Measurement") -> None:
+    def _keep(self, measurement: "Measurement", witness_s: dict[str, float]) -> None:
         from gpubench import exchange
 
         stats = self._benchmark._make_stats(measurement.inner)  # noqa: SLF001
         for seconds in measurement.samples.device_s:
             stats.stats.update(seconds)  # per step already
-        record = self._record(measurement)
+        record = replace(self._record(measurement), witness_s=witness_s)
         measured = Measured(stats, self._settings, [record])
         self._fixtures.measured[self._item.nodeid] = measured
         stats.extra_info |= exchange.extra_info([record], samples=False)

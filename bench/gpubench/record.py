@@ -66,6 +66,9 @@ class Record:
     energy_j: float | None = _column("energy of one step in joules")
     energy_source: str | None = _column("where the energy was read")
     outcome: dict[str, float] = _column("what the training reached, such as loss", {})
+    witness_s: dict[str, float] = _column(
+        "steps that never change, timed right after this one (pytest plugin), seconds per step", {}
+    )
     notes: dict[str, str] = _column("facts beside the numbers, such as the attention kernel", {})
 
     # work per step

@@ -4,6 +4,7 @@ Sides are pytest-benchmark files; a test's independent values are the medians of
 in `compare`. Nothing here knows pytest.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from gpubench.render import Column
 
 #: what two measurements of a test have to share; its source is what is compared
 IDENTITY = ("card_id", "timer", "cache", "provenance")
+#: what a witness has to share to be the same step on both sides
+WITNESS_IDENTITY = ("gpubench_version", "torch")
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,49 @@ def _judge(
             detail = f"{column} {'/'.join(sorted(old))} against {'/'.join(sorted(new))}"
             return Judgement("incomparable", "differs"), detail
     judgement = judge(before, now, test.min_effect)
+    if judgement.verdict in ("faster", "slower"):
+        earlier = [trial for benchmark in saved for trial in benchmark.trials]
+        judgement, evidence = _confirmed(judgement, (earlier, before), (test.trials, now), test)
+        if evidence:
+            return judgement, evidence
     # Losing slow trials makes a test look faster, never slower.
     if test.lost and judgement.verdict in ("faster", "same"):
         judgement = withheld(judgement, "failed_trials")
     return judgement, MEANING[judgement.reason]
+
+
+Side = tuple[Sequence[Record], Sequence[float]]
+
+
+def _confirmed(
+    judgement: Judgement, before: Side, now: Side, test: Test
+) -> tuple[Judgement, str | None]:
+    """The judgement, withheld if the test gets another one in units of a step that never changes.
+
+    Saved runs are of another hour, in which a shared machine may have been a fifth faster. What
+    changed the witness as well is no change of the test.
+    """
+    trials = [*before[0], *now[0]]
+    steps = ({getattr(trial, name) for trial in trials} for name in WITNESS_IDENTITY)
+    if len(before[0]) != len(before[1]) or any(len(found) > 1 for found in steps):
+        return judgement, None
+    for name in sorted(set.intersection(*(_believable(trial.witness_s) for trial in trials))):
+        old, new = (
+            [median / trial.witness_s[name] for trial, median in zip(*side, strict=True)]
+            for side in (before, now)
+        )
+        relative = judge(old, new, test.min_effect)
+        if relative.verdict != judgement.verdict and relative.ratio:
+            ratio = relative.ratio
+            shown = render.ratio(ratio.estimate, ratio.low, ratio.high)
+            text = f"{MEANING['machine_changed']}: in units of {name} the ratio is {shown}"
+            return withheld(judgement, "machine_changed"), text
+    return judgement, None
+
+
+def _believable(witness_s: Mapping[str, float]) -> set[str]:
+    """Names of the witnesses whose times can be; a file may say anything."""
+    return {name for name, seconds in witness_s.items() if 0 < seconds < math.inf}
 
 
 COLUMNS = (

@@ -5,6 +5,7 @@ ends the worker and not the run; its parent starts another. Everything it prints
 whose last lines explain a death.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -180,6 +181,7 @@ def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool, 
         if request[0] == "forecast":
             pipe.send([forecast(device, case, request[2]) for case in request[1]])
         else:
+            set_aside_what_stays()
             outcome = attempt(device, *request[1:])
             if os.getpid() != myself:  # a workload forked, and this is the copy
                 os._exit(1)
@@ -228,6 +230,16 @@ def attempt(device: Device, case: Case, rule: StopRule) -> Outcome:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         # After an unexpected error a CUDA context may be unusable: don't measure with it again.
         return Outcome(status, environment.without_identity(text)[:500], poisoned=True)
+
+
+def set_aside_what_stays() -> None:
+    """Free what the last case left, and have the collector pass over all the rest from now on.
+
+    Between two cases only what the libraries keep for good is alive; looking through that each
+    time took 9 % of a quick suite.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def storable(measurement: Measurement) -> Measurement:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench import ab, cli, compare, plugins, sides, store
+from gpubench import ab, cli, compare, console, plugins, sides, store
 from gpubench.errors import EnvironmentRefused, UsageError
 
 WORKLOAD = """
@@ -377,7 +377,7 @@ def test_open_questions_ask_for_more_pairs_and_for_no_other_run(
     )
     comparison = interleaved(tmp_path, pairs=3)
     list(comparison)
-    cli.print_pairs(comparison, None, "table")
+    console.print_pairs(comparison, None, "table")
     said = capsys.readouterr().err
     assert "the same again with `--trials 6`" in said
     assert "gpubench run" not in said
@@ -387,7 +387,7 @@ def test_what_makes_sides_incomparable_is_said(tmp_path, monkeypatch, make_recor
     Scripted(monkeypatch, make_record)
     comparison = interleaved(tmp_path, kind="env", pairs=3)
     list(comparison)
-    cli.print_pairs(comparison, None, "table")
+    console.print_pairs(comparison, None, "table")
     assert "workload_hash A against B" in capsys.readouterr().err
 
 

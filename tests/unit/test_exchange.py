@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gpubench import cli, errors, exchange, store
 from gpubench.record import Record, Spread
+from gpubench.verbs import export
 
 pytest.importorskip("pytest_benchmark", reason="its statistics are in the files")
 
@@ -281,4 +282,4 @@ def test_the_command_goes_both_ways_and_overwrites_nothing(result_file, tmp_path
 
 
 def test_the_command_offers_every_format_there_is():
-    assert cli.EXCHANGE == exchange.FORMATS
+    assert export.FORMATS == exchange.FORMATS

@@ -19,6 +19,7 @@ pytest.importorskip("pytest_benchmark", reason="the plugin hands its samples to 
 # A backend of its own, as users may add one: time passes only when a kernel says so, a little
 # faster or slower in each process.
 BACKEND = """
+import os
 from pathlib import Path
 from gpubench.device import Device, DeviceInfo
 
@@ -31,7 +32,7 @@ clock = 0.0
 
 def spend(seconds):
     global clock
-    clock += MOOD * seconds
+    clock += MOOD * float(os.environ.get("MACHINE", 1)) * seconds
 
 def present():
     return []
@@ -45,6 +46,7 @@ class Scripted(Device):
     def unsupported(self, precision): return None
     def flush(self): pass
     def expected_s(self, work, precision): return None
+    def witnesses(self): return {"a spell": lambda: spend((2 + 0.001 * (PROCESS % 3)) * 1e-3)}
 """
 
 TEN_LINES = """
@@ -141,6 +143,14 @@ def test_an_unchanged_kernel_passes_and_one_slowed_by_a_fifth_fails_by_name(save
     assert "SLOWER test_kernel.py::test_kernel takes 20 % longer" in done.stdout
     assert "1 slower" in done.stdout
     assert "3 + 3" in done.stdout
+
+
+def test_a_slower_hour_of_the_machine_fails_no_test_and_the_summary_says_so(saved):
+    done = saved.pytest("--gpubench-fail-on=slower", "--gpubench-trials=3", MACHINE="1.2")
+    assert done.returncode == 0, done.stdout
+    assert "1 inconclusive" in done.stdout
+    assert "in units of a spell the ratio is 1.00" in done.stdout
+    assert "save the old code anew" in done.stdout
 
 
 def test_one_process_is_no_verdict_and_the_summary_says_what_to_type(saved):
@@ -308,8 +318,9 @@ def a_saved_run(medians, machine=MACHINE, **row):
     return {"machine_info": machine, "benchmarks": [benchmark]}
 
 
-def judged(saved_runs, now, lost=()):
-    trials = [Record(samples_s=[median], card_id="a", timer="host", cache="hot") for median in now]
+def judged(saved_runs, now, lost=(), **row):
+    columns = {"card_id": "a", "timer": "host", "cache": "hot"} | row
+    trials = [Record(samples_s=[median], **columns) for median in now]
     baseline = regression.read([("saved", run) for run in saved_runs], MACHINE)
     (row,) = regression.verdicts([regression.Test(NAME, trials, lost)], baseline)
     return row
@@ -371,6 +382,47 @@ def test_one_slower_test_among_many_alike_may_be_chance_and_is_not_called_slower
     ]
     row = regression.verdicts(tests, baseline)[7]
     assert (row["verdict"], row["reason"]) == ("inconclusive", "many_cases")
+
+
+SLOWER = [1.2, 1.201, 1.199]
+WITNESS = {"a matrix product": 1.0, "a copy": 1.0}
+
+
+def test_a_machine_that_slowed_down_as_a_whole_is_no_slower_test():
+    saved = a_saved_run(STEADY, witness_s=WITNESS)
+    row = judged([saved], SLOWER, witness_s=dict.fromkeys(WITNESS, 1.2))
+    assert (row["verdict"], row["reason"]) == ("inconclusive", "machine_changed")
+    assert "in units of a copy the ratio is 1.0" in row["detail"]
+    faster = judged([saved], [0.8, 0.801, 0.799], witness_s=dict.fromkeys(WITNESS, 0.8))
+    assert faster["reason"] == "machine_changed"
+
+
+@pytest.mark.parametrize("name", WITNESS)
+def test_one_witness_that_says_otherwise_is_enough(name):
+    row = judged([a_saved_run(STEADY, witness_s=WITNESS)], SLOWER, witness_s=WITNESS | {name: 1.2})
+    assert row["reason"] == "machine_changed"
+    assert name in row["detail"]
+
+
+def test_a_slower_test_beside_steady_witnesses_stays_slower():
+    saved = a_saved_run(STEADY, witness_s=WITNESS)
+    assert judged([saved], SLOWER, witness_s=WITNESS)["verdict"] == "slower"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"witness_s": {"a copy": 1.2}}),
+        ({"witness_s": WITNESS}, {}),
+        ({"witness_s": {"a copy": 0.0}}, {"witness_s": {"a copy": 1.2}}),
+        ({"witness_s": {"a copy": float("inf")}}, {"witness_s": {"a copy": 1.2}}),
+        ({"witness_s": WITNESS, "torch": "2.0"}, {"witness_s": {"a copy": 1.2}, "torch": "2.1"}),
+    ],
+    ids=["none before", "none now", "zero", "infinite", "another torch"],
+)
+def test_where_witnesses_say_nothing_the_times_alone_are_judged(before, after):
+    """A step that another torch runs is another step, and dividing by it would hide the change."""
+    assert judged([a_saved_run(STEADY, **before)], SLOWER, **after)["verdict"] == "slower"
 
 
 @pytest.mark.parametrize("medians", [[0.0], [-1.0], ["1"], [float("inf")], "1"])

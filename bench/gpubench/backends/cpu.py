@@ -3,12 +3,14 @@
 import ctypes
 import os
 import platform
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
+from gpubench.backends import _witness
 from gpubench.device import Device, DeviceInfo, Reading
 from gpubench.environment import core_count, processor_facts, processor_name
 from gpubench.errors import EnvironmentRefused, UsageError
@@ -90,6 +92,10 @@ class ProcessorDevice(Device):
         if precision == "fp16" and flags and not flags & {"avx512_fp16", "amx_fp16", "asimdhp"}:
             return "this processor has no fp16 arithmetic; torch would emulate it"
         return None
+
+    def witnesses(self) -> dict[str, Callable[[], object]]:
+        """A product and a copy on this processor."""
+        return _witness.steps(self.torch_device)
 
     @cached_property
     def _eviction_buffer(self) -> ctypes.Array[ctypes.c_char]:

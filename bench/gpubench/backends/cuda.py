@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from gpubench.backends import _nvml
+from gpubench.backends import _nvml, _witness
 from gpubench.cards import NOMINAL_LAUNCH_S, Card, catalogue, unsupported_precision
 from gpubench.device import Device, DeviceInfo, Reading, Samples
 from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
@@ -379,6 +379,10 @@ class CudaDevice(Device):
         if self.card:
             return self.card.nominal_s(work.flops, work.bytes, precision)
         return (work.flops or 0) / UNKNOWN_FLOPS + (work.bytes or 0) / UNKNOWN_BANDWIDTH
+
+    def witnesses(self) -> dict[str, Callable[[], object]]:
+        """A product and a copy on this card."""
+        return _witness.steps(self.torch_device)
 
     def reset_peak_memory(self) -> None:
         """Start a new peak of torch's allocator."""

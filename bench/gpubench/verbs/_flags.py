@@ -1,0 +1,57 @@
+"""Flags and their values that several verbs share."""
+
+import argparse
+
+FORMATS = ("table", "json", "csv", "markdown")
+
+
+def add_format(sub: argparse.ArgumentParser) -> None:
+    """``--format``, the same for every verb that prints rows."""
+    sub.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+
+
+def add_results(sub: argparse.ArgumentParser) -> None:
+    """``RESULTS…``, the same for every verb that reads result files."""
+    sub.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="result files, globs, folders or s3:// URLs"
+    )
+
+
+def add_min_effect(sub: argparse.ArgumentParser) -> None:
+    """``--min-effect``, the same for every verb that judges."""
+    sub.add_argument(
+        "--min-effect",
+        type=share,
+        metavar="PERCENT",
+        help="default: what `gpubench calibrate` learnt of this machine, else 1%%",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """``1%`` or ``1`` → 0.01."""
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage such as 1%")
+    return value
+
+
+def time_span(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``1.5h``, in seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:].lower())
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time span such as 90s, 10m or 1.5h")
+    return value

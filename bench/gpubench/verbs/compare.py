@@ -1,0 +1,42 @@
+"""``gpubench compare``: which side is faster, and is that real."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gpubench import errors
+from gpubench.verbs._flags import add_format, add_min_effect, add_results
+
+
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``compare``."""
+    add_results(sub)
+    sub.add_argument(
+        "--baseline", metavar="X", help="beginning of a side's label; default: the oldest"
+    )
+    sub.add_argument(
+        "--by",
+        choices=("card", "run", "torch", "driver"),
+        help="what tells the sides apart; default: card where there are several, else run",
+    )
+    add_min_effect(sub)
+    sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
+    add_format(sub)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Print verdicts."""
+    from gpubench import calibration, table
+    from gpubench import compare as comparison
+
+    frame = table.load(arguments.results)
+    floor, said = calibration.floor_for(frame, arguments.min_effect)
+    found = comparison.compare(frame, arguments.by, arguments.baseline, floor)
+    print(comparison.text(found, arguments.format), end="")
+    for line in (*comparison.conclusions(found), said):
+        print(line, file=sys.stderr)
+    if comparison.at_other_times(frame, arguments.by):
+        print(comparison.WEAKER_DESIGN, file=sys.stderr)
+    failed = any(row["verdict"] == arguments.fail_on for row in found)
+    return errors.EXIT_CONDITION_MET if failed else errors.EXIT_DONE

@@ -1,0 +1,32 @@
+"""``gpubench show``: result files as one readable table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gpubench import errors
+from gpubench.verbs._flags import add_format, add_results
+
+
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``show``."""
+    add_results(sub)
+    add_format(sub)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Print result files as one table."""
+    from gpubench import render, table
+
+    found = table.as_rows(table.summary(table.load(arguments.results)))
+    software = [
+        render.Column(name, name)
+        for name in ("torch", "driver")
+        if len({str(row[name]) for row in found}) > 1
+    ]
+    print(table.text(found, arguments.format, software), end="")
+    for row in found:
+        if row["reason"]:
+            print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
+    return errors.EXIT_DONE
