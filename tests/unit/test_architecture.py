@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "stats": set(),
     "render": set(),
     "cards": {"errors"},
+    "published": {"errors"},
     "record": set(),
     "workload": {"plugins", "errors", "device"},
     "device": {"plugins", "errors", "workload"},
@@ -75,7 +76,7 @@ READING_HALF = {
     "report",
     "store",
     "record",
-    "cards",
+    *("cards", "published"),
     "stats",
     *("render", "names"),
 }
