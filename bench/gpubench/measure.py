@@ -88,6 +88,25 @@ class Measurement:
     outcome: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
 
+    def columns(self) -> dict[str, Any]:
+        """By the names of the result file's columns, all but the work."""
+        return {
+            "samples_s": self.samples.device_s,
+            "host_samples_s": self.samples.host_s or None,
+            "timer": self.timer,
+            "cache": self.cache,
+            "cold_by": self.cold_by,
+            "inner": self.inner,
+            "first_step_s": self.first_step_s,
+            "warmup_s": self.warmup_s,
+            "stop": self.stop,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "outcome": dict(self.outcome),
+            "notes": dict(self.notes),
+            "flags": list(self.flags),
+            **self.conditions,
+        }
+
 
 @dataclass(frozen=True)
 class Launch:

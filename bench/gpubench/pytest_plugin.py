@@ -262,19 +262,7 @@ class GpuBenchmark:
                 for name, value in params.items()
                 if isinstance(value, (str, int, float))
             },
-            samples_s=measurement.samples.device_s,
-            host_samples_s=measurement.samples.host_s or None,
-            timer=measurement.timer,
-            cache=measurement.cache,
-            cold_by=measurement.cold_by,
-            inner=measurement.inner,
-            first_step_s=measurement.first_step_s,
-            warmup_s=measurement.warmup_s,
-            stop=measurement.stop,
-            peak_memory_bytes=measurement.peak_memory_bytes,
-            notes=dict(measurement.notes),
-            flags=list(measurement.flags),
-            **measurement.conditions,
+            **measurement.columns(),
             **describe(self._fixtures.device(self._settings.device)),
         )
 

@@ -345,22 +345,4 @@ def _with_measurement(record: Record, measurement: Measurement | None, work: Wor
     """Fill in the numbers; the declared work is kept even of a case that failed."""
     work = (measurement.work if measurement else work) or Work()
     record = replace(record, flops=work.flops, bytes=work.bytes, items=work.items, item=work.item)
-    if measurement is None:
-        return record
-    samples = measurement.samples
-    return replace(
-        record,
-        samples_s=samples.device_s,
-        host_samples_s=samples.host_s or None,
-        timer=measurement.timer,
-        inner=measurement.inner,
-        first_step_s=measurement.first_step_s,
-        warmup_s=measurement.warmup_s,
-        stop=measurement.stop,
-        peak_memory_bytes=measurement.peak_memory_bytes,
-        outcome=dict(measurement.outcome),
-        notes=dict(measurement.notes),
-        cold_by=measurement.cold_by,
-        **measurement.conditions,
-        flags=list(measurement.flags),
-    )
+    return replace(record, **measurement.columns()) if measurement else record
