@@ -4,7 +4,9 @@ What a double can't show is in the contract tests, which run on a real card wher
 """
 
 import os
+import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pynvml
@@ -322,19 +324,21 @@ def test_errors_of_torch_and_cupy_count_as_out_of_memory(device):
     ],
 )
 def test_a_torch_without_kernels_for_the_card_is_refused_with_the_install_line(
-    capability, built, runs
+    monkeypatch, capability, built, runs
 ):
-    torch = FakeTorch(capability, built)
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(capability, built))
+    monkeypatch.setattr(_nvml, "devices", list)  # as in a container without the library
     if runs:
-        cuda._refuse_missing_kernels(torch, 0)
+        cuda._torch_for(0)
         return
     with pytest.raises(EnvironmentRefused, match=f"sm_{capability[0]}{capability[1]}") as caught:
-        cuda._refuse_missing_kernels(torch, 0)
+        cuda._torch_for(0)
     assert ("cu126" in caught.value.remedy) == (capability < (7, 5))
     assert "pip install" in caught.value.remedy
 
 
-A_CARD = DeviceInfo("cuda:0", "cuda", "NVIDIA A10", "nvidia-a10", "Ampere", driver="535.1")
+A_CARD = DeviceInfo("cuda:0", "cuda", "NVIDIA A10", "nvidia-a10", "Ampere", driver="580.1")
+OLD = replace(A_CARD, driver="535.1", compute_capability="8.6")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +346,8 @@ A_CARD = DeviceInfo("cuda:0", "cuda", "NVIDIA A10", "nvidia-a10", "Ampere", driv
     [
         ({"version": SimpleNamespace(cuda=None)}, [A_CARD], "without CUDA", "install"),
         ({"version": SimpleNamespace(cuda=None)}, [], "no NVIDIA driver", "--device cpu"),
-        ({"available": False}, [A_CARD], "the driver is 535.1", "nvidia-smi"),
+        ({"available": False}, [A_CARD], "the driver is 580.1", "nvidia-smi"),
+        ({"available": False}, [OLD], "the driver is 535.1", "cu126"),
         ({"available": False}, [], "no driver answers", "--device cpu"),
         ({"count": 1, "index": 3}, [A_CARD], "no cuda:3", "gpubench devices"),
     ],
