@@ -22,6 +22,7 @@ from gpubench import plugins, stack
 from gpubench.cards import get_card
 from gpubench.device import DeviceInfo, backend_of, present
 from gpubench.environment import processor_name, without_identity
+from gpubench.errors import UsageError
 from gpubench.telemetry import CORES, FOREIGN_LOAD_LIMIT, HostLoad
 
 State = Literal["ok", "note", "problem"]
@@ -121,11 +122,13 @@ def examine(
         announce: called with the name of each check before it runs.
 
     Raises:
-        UsageError: no backend is named so.
+        UsageError: no backend is named so, or the card is not here.
     """
     name = "" if device == "auto" else device
     backends = [backend_of(name)] if name else plugins.modules("backends")
     cards = [info for info in present() if info.backend == "cuda" and name in ("", info.name)]
+    if name.startswith("cuda") and not cards:
+        raise UsageError(f"there is no {name} here", "`gpubench devices` shows what is")
     for check in _all_checks(Here(cards, output), name, backends):
         announce(check.name)
         yield _safely(check)
@@ -273,8 +276,9 @@ def _on_the_bus() -> bool:
     """Whether Linux lists a display controller of NVIDIA's."""
     for folder in PCI.glob("*"):
         vendor, kind = (folder / name for name in ("vendor", "class"))
-        if vendor.exists() and vendor.read_text().strip() == NVIDIA:
-            return kind.exists() and kind.read_text().startswith(DISPLAY)
+        is_ours = vendor.exists() and vendor.read_text().strip() == NVIDIA
+        if is_ours and kind.exists() and kind.read_text().startswith(DISPLAY):
+            return True
     return False
 
 

@@ -56,7 +56,7 @@ MAY_IMPORT = {
     },
     "listing": {"plugins", "cards", "render", "workload", "suite"},
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
-    "doctor": {"plugins", "stack", "cards", "device", "environment", "telemetry"},
+    "doctor": {"plugins", "stack", "cards", "device", "environment", "telemetry", "errors"},
     "timers": {"stats", "device", "measure", "workload"},
     "verify": {
         *("doctor", "timers", "environment", "device", "workload", "suite", "run"),
@@ -223,6 +223,7 @@ LIGHT = {
     "list suites": ["rich"],
     "list workloads": ["rich"],
     "devices --help": [],
+    "doctor --card tesla-t4": ["rich"],
     "run --help": [],
 }
 
