@@ -31,7 +31,7 @@ State = Literal["ok", "note", "problem"]
 LOAD_S = 0.5
 # BERT-base in the quick suite needs 3 GiB on a processor.
 ENOUGH_MEMORY_BYTES = 4 * 2**30
-# A full run of five trials keeps its samples in some 20 MB.
+# Result files take megabytes; on a disk as full as this, other things fail first.
 ENOUGH_DISK_BYTES = 200 * 2**20
 PCI = Path("/sys/bus/pci/devices")
 NVIDIA, DISPLAY = "0x10de", "0x03"  # vendor, and class of display controllers (also "3D")
@@ -112,7 +112,7 @@ class Here:
 
 
 def examine(
-    device: str = "auto", output: str = "results", announce: Callable[[str], None] = str
+    device: str = "auto", output: str = "results", announce: Callable[[str], object] = str
 ) -> Iterator[Finding]:
     """Run every check that applies.
 
@@ -138,8 +138,10 @@ def _all_checks(here: Here, name: str, backends: Iterable[ModuleType]) -> Iterat
     for what, of_machine in MACHINE.items():
         yield Check("", what, partial(of_machine, here))
     for what, of_card in SOFTWARE.items():
-        for card in here.cards or [None]:
-            yield Check(card.name if card else "", what, partial(of_card, here, card))
+        if not here.cards:
+            yield Check("", what, partial(of_card, here, None))
+        for card in here.cards:
+            yield Check(card.name, what, partial(of_card, here, card))
     for backend in backends:
         if hasattr(backend, "checks"):
             yield from backend.checks(name)

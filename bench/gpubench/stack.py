@@ -112,22 +112,30 @@ class Stack:
 def builds() -> tuple[Build, ...]:
     """The table, in its order: the best first."""
     with BUILDS.open(encoding="utf-8", newline="") as lines:
-        return tuple(
-            Build(
-                **{
-                    **row,
-                    "cuda": int(row["cuda"]),
-                    "architectures": tuple(row["architectures"].split()),
-                    "first_driver": int(row["first_driver"]),
-                }
-            )
-            for row in csv.DictReader(lines)
-        )
+        return tuple(_build(row) for row in csv.DictReader(lines))
+
+
+def _build(row: dict[str, str]) -> Build:
+    return Build(
+        build=row["build"],
+        torch=row["torch"],
+        cuda=int(row["cuda"]),
+        index=row["index"],
+        architectures=tuple(row["architectures"].split()),
+        first_driver=int(row["first_driver"]),
+        cupy=row["cupy"],
+        extra=row["extra"],
+        source=row["source"],
+    )
 
 
 def builds_for(capability: Capability | None) -> list[Build]:
-    """Every build that runs on a card, the best first."""
-    return [build for build in builds() if build.serves(capability)]
+    """The builds that run on a card, the best first, each for older drivers than those before."""
+    found: list[Build] = []
+    for build in builds():
+        if build.serves(capability) and all(build.first_driver < one.first_driver for one in found):
+            found.append(build)
+    return found
 
 
 def build_for(capability: Capability | None, driver: int | None = None) -> Build | None:

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from gpubench.workload import Prepared, Step, get_workload
 
 # A timer that is further off than this is wrong; how sure that is, its interval says.
 TIMER_TOLERANCE = 0.03
-# NVIDIA gives ±5 % for power readings of recent cards; twice that, since both sides have it.
+# NVML's reference promises ±5 % of the power of Fermi and Kepler, and nothing of later cards;
+# twice that, since both sides have an error.
 ENERGY_TOLERANCE = 0.10
 ENERGY_S = 6.0
 READ_EACH_S = 0.1
@@ -83,7 +85,7 @@ def chosen_device(name: str) -> str:
 
 
 def verify(
-    device: str, suite: Suite, output: str, announce: Callable[[str], None] = str
+    device: str, suite: Suite, output: str, announce: Callable[[str], object] = str
 ) -> tuple[Verification, Path]:
     """Run everything that applies to a device, and write the bundle.
 
@@ -106,7 +108,7 @@ def verify(
 
 
 def _findings(
-    found: Verification, suite: Suite, announce: Callable[[str], None]
+    found: Verification, suite: Suite, announce: Callable[[str], object]
 ) -> Iterator[Finding]:
     execution = run.Execution(run.Request(suite, found.device), str(found.records))
     for event in execution:
@@ -213,6 +215,9 @@ def judge_timer(ratio: stats.Interval) -> Finding:
 
 def energy(device: Device) -> Finding:
     """The counter of energy against the integral of the power, under a steady load."""
+    now = device.reading()
+    if now.power_w is None or now.energy_j is None:
+        return note("the device doesn't tell both")
     workload, params = _compute_step(device)
     with device.mode("fp32"):
         step = _prepared(device, workload, params).step
@@ -235,20 +240,19 @@ def readings_under_load(device: Device, step: Step) -> list[tuple[float, Reading
 
 def judge_energy(readings: Sequence[tuple[float, Reading]]) -> Finding:
     """Joules counted over joules integrated, by the trapezoidal rule."""
-    powers = [reading.power_w for _, reading in readings]
-    joules = [reading.energy_j for _, reading in readings]
-    if None in powers or None in joules or len(readings) < 3:
-        return note("the device doesn't tell both")
-    times = [seconds for seconds, _ in readings]
-    integral = sum(
-        (times[i + 1] - times[i]) * (powers[i + 1] + powers[i]) / 2  # type: ignore[operator]
-        for i in range(len(times) - 1)
-    )
-    counted = joules[-1] - joules[0]  # type: ignore[operator]
+    told = [
+        (seconds, reading.power_w, reading.energy_j)
+        for seconds, reading in readings
+        if reading.power_w is not None and reading.energy_j is not None
+    ]
+    if len(told) < max(3, len(readings)):
+        return note("the device doesn't tell both all the time")
+    integral = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(told))
+    window_s, counted = told[-1][0] - told[0][0], told[-1][2] - told[0][2]
     if integral <= 0:
         return problem("the power read under load is zero")
     ratio = counted / integral
-    text = f"counted / integrated {ratio:.3f} over {times[-1] - times[0]:.1f} s"
+    text = f"counted / integrated {ratio:.3f} over {window_s:.1f} s"
     if abs(ratio - 1) > ENERGY_TOLERANCE:
         return problem(f"{text}: more than {ENERGY_TOLERANCE:.0%} apart", "send the bundle")
     return ok(text)

@@ -3,7 +3,7 @@
  * It has the functions that gpubench asks for, under the names and with the structures of NVML's
  * API reference, so that the real binding (nvidia-ml-py) loads it as it would the real one. Its
  * cards say in their names that they are not real. The test compiles it; -DOLD_DRIVER leaves out
- * what drivers before the 555 branch lack.
+ * functions that older drivers lack.
  *
  * NVML_SCRIPT names a file of lines; without one, a sound card answers:
  *
@@ -109,11 +109,11 @@ static Return answer(const char *name, Handle device, double sound, double *told
         if (code == SUCCESS) *told = (unsigned)value;                                              \
         return code;                                                                               \
     }
-#define TELLS_TWO(NAME, FIRST, SECOND)                                                             \
+#define TELLS_TWO(NAME, SOUND, SECOND)                                                             \
     EXPORT Return nvmlDeviceGet##NAME(Handle device, unsigned *one, unsigned *two) {               \
         double value;                                                                              \
-        Return code = answer(#NAME, device, FIRST, &value);                                        \
-        if (code == SUCCESS) { *one = (unsigned)value; *two = (unsigned)(SECOND); }                \
+        Return code = answer(#NAME, device, SOUND, &value);                                        \
+        if (code == SUCCESS) { *one = (unsigned)value % 16; *two = (unsigned)(SECOND); }           \
         return code;                                                                               \
     }
 
@@ -129,7 +129,7 @@ TELLS(CurrPcieLinkGeneration, unsigned, 1)
 TELLS(CurrentClocksThrottleReasons, Wide, 1)    /* idle */
 TELLS_OF(Temperature, 45)
 TELLS_OF(TemperatureThreshold, 90)
-TELLS_TWO(EccMode, 0, value)
+TELLS_TWO(EccMode, 0, value / 16)               /* as it is, and 16 times as it will be */
 TELLS_TWO(CudaComputeCapability, 8, 6)
 
 /* In MHz, under the names "Clock" and "MemoryClock". */

@@ -251,7 +251,8 @@ def temperature(subject: Subject) -> Finding:
 
 def memory(subject: Subject) -> Finding:
     """How much of the card's memory is taken."""
-    found = subject.ask("MemoryInfo")
+    sensors = subject.sensors  # of a slice its own
+    found = _nvml.read(sensors.nvml.nvmlDeviceGetMemoryInfo, sensors.handle)
     if found is None or not found.total:
         return _unreadable()
     text = f"{found.free / 2**30:.1f} of {found.total / 2**30:.1f} GiB free"

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -102,9 +102,7 @@ def _torch_for(index: int) -> Any:
     """
     cards = present()
     card = cards[index] if index < len(cards) else None
-    torch: Any = None
-    with suppress(ModuleNotFoundError):
-        import torch
+    torch = _imported_torch()
     if torch is not None and torch.version.cuda is None and not cards:
         raise EnvironmentRefused(
             f"this torch ({torch.__version__}) was built without CUDA, and no NVIDIA driver "
@@ -130,6 +128,15 @@ def _torch_for(index: int) -> Any:
     # A card without kernels of its own is "available", and dies at the first operation.
     name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
     _refuse(torch, name, capability, card)
+    return torch
+
+
+def _imported_torch() -> Any:
+    """torch, or None where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
     return torch
 
 

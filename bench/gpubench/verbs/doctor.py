@@ -57,16 +57,22 @@ def call(arguments: argparse.Namespace) -> int:
 def _print_needs(card_id: str, form: str) -> int:
     from gpubench import doctor, render
 
+    needs = doctor.for_card(card_id)
     columns = (
         render.Column("card", "card"),
         render.Column("compute_capability", "compute capability"),
         render.Column("driver", "driver"),
         render.Column("torch", "torch"),
-        render.Column("cuda", "CUDA", str),
         render.Column("cupy", "CuPy"),
         render.Column("install", "to type"),
     )
-    print(render.rows(doctor.for_card(card_id), columns, form, "installs"), end="")
+    if form != "table":
+        print(render.rows(needs, columns, form, "installs"), end="")
+        return errors.EXIT_DONE
+    print("{card}, compute capability {compute_capability}".format(**needs[0]))
+    for build in needs:  # a line to be copied stands alone, and is not folded
+        print("\ndriver {driver}: {torch} for CUDA {cuda}, {cupy}".format(**build))
+        print(f"    {build['install']}")
     return errors.EXIT_DONE
 
 
