@@ -10,7 +10,7 @@ from gpubench.verbs._flags import add_format
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from threading import Timer
 
     from gpubench.doctor import Finding
@@ -95,18 +95,22 @@ def _verify(arguments: argparse.Namespace) -> int:
     return errors.EXIT_CASE_FAILED if faults else errors.EXIT_DONE
 
 
-def _print(found: Iterable[Finding], form: str, kind: str) -> None:
+def _print(found: Sequence[Finding], form: str, kind: str) -> None:
     from dataclasses import asdict
 
     from gpubench import render
 
-    columns = (
+    columns = [
         render.Column("state", ""),
         render.Column("device", "device", lambda name: name or "machine"),
         render.Column("check", "check"),
         render.Column("found", "found"),
         render.Column("remedy", "to type or do"),
-    )
+    ]
+    devices = {finding.device for finding in found}
+    if form == "table" and len(devices) == 1:
+        del columns[1]
+        print(f"{render.clean(devices.pop()) or 'this machine'}\n")
     print(render.rows([asdict(finding) for finding in found], columns, form, kind), end="")
 
 
