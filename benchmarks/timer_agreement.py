@@ -10,27 +10,24 @@ further than 5 % from 1. It takes a good minute and writes nothing.
 """
 
 import argparse
-import gc
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
 
 # Before torch is loaded: idle threads that spin make steps two-valued as soon as somebody else
 # takes a core, up to several times the time of a quiet step.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from torch.utils.benchmark import Timer
 
+from gpubench import timers
 from gpubench.device import Device, open_device
 from gpubench.errors import GpubenchError
-from gpubench.measure import TIMER_MULTIPLE
 from gpubench.workload import Value, get_workload, run_check
 
 TOLERANCE = 0.05
-TURN_S = 0.1
+TORCH = timers.OtherTimer("torch.utils.benchmark", timers.by_torch)
 WORKLOAD_S = 15
 # Steps of some milliseconds on a CPU (mnist: some ten), so that a turn holds several.
 CASES: dict[str, dict[str, Value]] = {
@@ -55,44 +52,17 @@ CASES: dict[str, dict[str, Value]] = {
 }
 
 
-def gpubench_median(device: Device, step: Callable[[], object]) -> float:
-    """Seconds per step by the loop that ``gpubench run`` times hot cases with."""
-    sample = device.sample(step, inner=1, count=3, cold=False)
-    step_s = statistics.median(sample.device_s)
-    inner = max(1, round(TIMER_MULTIPLE * device.timer_cost_s() / step_s))
-    count = max(5, round(TURN_S / (inner * step_s)))
-    # timeit keeps the collector off as well, and so does gpubench.measure.
-    gc.disable()
-    try:
-        return statistics.median(device.sample(step, inner=inner, count=count, cold=False).device_s)
-    finally:
-        gc.enable()
-
-
-def torch_median(step: Callable[[], object]) -> float:
-    """Seconds per step by torch.utils.benchmark, which would use one thread if not told."""
-    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=TURN_S).median)
-
-
 def compare(device: Device, name: str) -> tuple[float, float, float]:
     """Medians of both in seconds, and the median ratio of gpubench's to torch's."""
-    params = CASES[name]
     with device.mode("fp32"):
-        prepared = device.prepare(get_workload(name), params)
+        prepared = device.prepare(get_workload(name), CASES[name])
         prepared.step()
         run_check(prepared)
-        timers = [
-            lambda: gpubench_median(device, prepared.step),
-            lambda: torch_median(prepared.step),
-        ]
         rounds: list[tuple[float, float]] = []
         end = time.monotonic() + WORKLOAD_S
         while (left := end - time.monotonic()) > 0:
             print(f"{name}: {len(rounds)} rounds, {left:.0f} s left", file=sys.stderr)
-            order = (0, 1) if len(rounds) % 2 == 0 else (1, 0)
-            taken = {which: timers[which]() for which in order}
-            rounds.append((taken[0], taken[1]))
+            rounds += timers.turns(device, prepared.step, TORCH, rounds=2)
     ours, theirs = (statistics.median(column) for column in zip(*rounds, strict=True))
     return ours, theirs, statistics.median(mine / other for mine, other in rounds)
 

@@ -6,6 +6,8 @@ A backend is one file in ``backends/`` that defines::
     PRIORITY: int                        # `--device auto` takes the highest that is present
     def present() -> list[DeviceInfo]    # what is here, without torch
     def open(selector: str) -> Device    # "0" of "cuda:0", the card of "virtual:CARD"
+    def checks(name: str) -> Iterator[Check]    # may be left out: what `gpubench doctor` looks at,
+                                                # of all its devices ("") or of one
 
 The measuring loop knows this contract and nothing of CUDA.
 """
@@ -21,6 +23,8 @@ from gpubench import plugins
 from gpubench.errors import Unsupported, UsageError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from gpubench.workload import Prepared, Value, Work, Workload
 
 
@@ -206,16 +210,26 @@ def open_device(name: str) -> Device:
         UsageError: no such backend or device.
         EnvironmentRefused: the device is there but its software can't drive it.
     """
-    backend, selector = split_name(resolve(name))
-    known = {stem: stem for stem in plugins.files("backends", ".py")}
+    name = resolve(name)
+    device: Device = backend_of(name).open(split_name(name)[1])
+    return device
+
+
+def backend_of(name: str) -> "ModuleType":
+    """The module of the backend that a device's name begins with.
+
+    Raises:
+        UsageError: there is no such backend.
+    """
+    known = list(plugins.files("backends", ".py"))
+    backend = split_name(name)[0]
     if backend not in known:
         raise UsageError(
             f"no device is named {name!r}",
             f"give auto, {', '.join(known)} (cuda:1 for the second card, virtual:CARD for a "
             "simulated one); `gpubench devices` shows what is here",
         )
-    device: Device = plugins.module("backends", backend).open(selector)
-    return device
+    return plugins.module("backends", backend)
 
 
 def resolve(name: str) -> str:

@@ -14,6 +14,8 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "wrong", "oom", "timeout", "crashed", "unsupported"]
 #: statuses of a case that should have worked and did not
 FAILURES = ("failed", "wrong", "oom", "timeout", "crashed")
+#: in the name of a card that tests put in a real one's place; what it gives is no measurement
+NOT_REAL = "(not real)"
 
 
 def _column(meaning: str, default: Any = None) -> Any:

@@ -23,7 +23,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from gpubench.errors import CannotWrite, UnreadableResult
-from gpubench.record import SCHEMA_VERSION, Record, Status
+from gpubench.record import NOT_REAL, SCHEMA_VERSION, Record, Status
 
 VERSION_KEY = b"gpubench_schema_version"
 _SIMPLE = {
@@ -357,15 +357,18 @@ def examine(path: str) -> dict[str, Any]:
 
 def contradiction(row: Mapping[Any, Any]) -> str | None:
     """What contradicts the schema's meaning in one row."""
-    samples = row["samples_s"]
-    if row["status"] not in typing.get_args(Status):
-        return f"{row['case_id']} has the status {row['status']!r}, which there is not"
-    if row["status"] == "ok" and not samples:
-        return f"{row['case_id']} is ok without samples"
-    if row["status"] != "ok" and samples:
-        return f"{row['case_id']} is {row['status']} with samples"
-    if row["status"] != "ok" and not row["reason"]:
-        return f"{row['case_id']} is {row['status']} without a reason"
-    if samples and not all(sample is not None and 0 < sample < float("inf") for sample in samples):
-        return f"{row['case_id']} has samples that are no positive times"
-    return None
+    samples, status = row["samples_s"], row["status"]
+    is_real = row["provenance"] != "measured" or NOT_REAL not in str(row["card"])
+    times = samples or []
+    found = {
+        f"has the status {status!r}, which there is not": status not in typing.get_args(Status),
+        "is ok without samples": status == "ok" and not samples,
+        f"is {status} with samples": status != "ok" and bool(samples),
+        f"is {status} without a reason": status != "ok" and not row["reason"],
+        "has samples that are no positive times": not all(
+            sample is not None and 0 < sample < float("inf") for sample in times
+        ),
+        "calls itself measured, on a card that calls itself not real": not is_real,
+    }
+    text = next((text for text, holds in found.items() if holds), None)
+    return f"{row['case_id']} {text}" if text else None

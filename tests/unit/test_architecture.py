@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "render": set(),
     "cards": {"errors"},
     "published": {"errors"},
+    "stack": {"errors"},
     "record": set(),
     "workload": {"plugins", "errors", "device"},
     "device": {"plugins", "errors", "workload"},
@@ -55,6 +56,12 @@ MAY_IMPORT = {
     },
     "listing": {"plugins", "cards", "render", "workload", "suite"},
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
+    "doctor": {"plugins", "stack", "cards", "device", "environment", "telemetry", "errors"},
+    "timers": {"stats", "device", "measure", "workload"},
+    "verify": {
+        *("doctor", "timers", "environment", "device", "workload", "suite", "run"),
+        *("table", "render", "stats", "errors", "__init__"),
+    },
     "sides": {"plugins", "workload", "errors"},
     "ab": {"sides", "store", "table", "compare", "calibration", "record", "errors"},
     "exchange": {"store", "record", "names", "render", "stats", "errors"},
@@ -216,6 +223,7 @@ LIGHT = {
     "list suites": ["rich"],
     "list workloads": ["rich"],
     "devices --help": [],
+    "doctor --card tesla-t4": ["rich"],
     "run --help": [],
 }
 

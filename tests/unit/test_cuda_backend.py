@@ -4,7 +4,9 @@ What a double can't show is in the contract tests, which run on a real card wher
 """
 
 import os
+import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pynvml
@@ -13,6 +15,7 @@ import pytest
 from gpubench.backends import _nvml, cuda
 from gpubench.device import DeviceInfo, Reading
 from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
+from gpubench.workload import Work
 
 
 class Graphs:
@@ -322,19 +325,21 @@ def test_errors_of_torch_and_cupy_count_as_out_of_memory(device):
     ],
 )
 def test_a_torch_without_kernels_for_the_card_is_refused_with_the_install_line(
-    capability, built, runs
+    monkeypatch, capability, built, runs
 ):
-    torch = FakeTorch(capability, built)
+    monkeypatch.setitem(sys.modules, "torch", FakeTorch(capability, built))
+    monkeypatch.setattr(_nvml, "devices", list)  # as in a container without the library
     if runs:
-        cuda._refuse_missing_kernels(torch, 0)
+        cuda._torch_for(0)
         return
     with pytest.raises(EnvironmentRefused, match=f"sm_{capability[0]}{capability[1]}") as caught:
-        cuda._refuse_missing_kernels(torch, 0)
+        cuda._torch_for(0)
     assert ("cu126" in caught.value.remedy) == (capability < (7, 5))
     assert "pip install" in caught.value.remedy
 
 
-A_CARD = DeviceInfo("cuda:0", "cuda", "NVIDIA A10", "nvidia-a10", "Ampere", driver="535.1")
+A_CARD = DeviceInfo("cuda:0", "cuda", "NVIDIA A10", "nvidia-a10", "Ampere", driver="580.1")
+OLD = replace(A_CARD, driver="535.1", compute_capability="8.6")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +347,8 @@ A_CARD = DeviceInfo("cuda:0", "cuda", "NVIDIA A10", "nvidia-a10", "Ampere", driv
     [
         ({"version": SimpleNamespace(cuda=None)}, [A_CARD], "without CUDA", "install"),
         ({"version": SimpleNamespace(cuda=None)}, [], "no NVIDIA driver", "--device cpu"),
-        ({"available": False}, [A_CARD], "the driver is 535.1", "nvidia-smi"),
+        ({"available": False}, [A_CARD], "the driver is 580.1", "nvidia-smi"),
+        ({"available": False}, [OLD], "the driver is 535.1", "cu126"),
         ({"available": False}, [], "no driver answers", "--device cpu"),
         ({"count": 1, "index": 3}, [A_CARD], "no cuda:3", "gpubench devices"),
     ],
@@ -453,6 +459,11 @@ def test_a_capture_that_fails_says_its_first_reason_and_gives_the_stream_back(de
     assert "\n" not in str(caught.value)
     assert graphs.current == "default"
     assert device.torch.stream[-1] == "synchronize"
+
+
+def test_no_samples_are_none(device):
+    assert device.sample(lambda: None, inner=1, count=0, cold=False).device_s == []
+    assert device.torch.stream == []
 
 
 def test_the_functions_that_the_double_stands_for_are_torchs(device):
@@ -752,3 +763,125 @@ def test_torchs_identity_finds_a_card_and_a_slice(library, monkeypatch, kind):
 
     described(library, monkeypatch, "0", HandleByUUID=by_uuid)
     assert _nvml.by_uuid("1234", "cuda:0").uuid == f"{kind}-1234"
+
+
+# --- a device from its name to its planning -------------------------------------------------------
+
+
+def opened(monkeypatch, selector="", torch=None, cards=()):
+    monkeypatch.setitem(sys.modules, "torch", torch or FakeTorch())
+    monkeypatch.setattr(_nvml, "devices", lambda: list(cards))
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    for name in cuda.OVERRIDES:
+        monkeypatch.delenv(name, raising=False)
+    return cuda.open(selector)
+
+
+def test_a_card_is_opened_by_its_number_on_the_bus(monkeypatch):
+    torch = FakeTorch()
+    current = []
+    torch.cuda.device_count = lambda: 2
+    torch.cuda.set_device = current.append
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")  # so that it is put back
+    found = opened(monkeypatch, "1", torch)
+    assert (found.info.name, found.torch_device, current) == ("cuda:1", "cuda:1", [1])
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert opened(monkeypatch).info.name == "cuda:0"
+
+
+def test_variables_that_change_nothing_are_no_reason_to_refuse(monkeypatch):
+    for name, (harmless, _) in cuda.OVERRIDES.items():
+        monkeypatch.setenv(name, harmless[-1])
+    cuda._refuse_overrides()
+
+
+def test_without_torch_the_line_to_install_it_is_that_of_the_card(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(_nvml, "devices", lambda: [replace(A_CARD, compute_capability="6.1")])
+    with pytest.raises(EnvironmentRefused, match="not installed") as refused:
+        cuda._torch_for(0)
+    assert "cu126" in refused.value.remedy
+    monkeypatch.setattr(_nvml, "devices", list)
+    with pytest.raises(EnvironmentRefused, match="not installed") as refused:
+        cuda._torch_for(0)
+    assert refused.value.remedy == "pip install 'gpubench-suite[cuda13]'"
+
+
+def test_a_card_of_the_catalogue_is_planned_by_it_and_another_as_a_slow_one(monkeypatch, device):
+    work = Work(flops=1e12, bytes=1e9)
+    listed = device.expected_s(work, "fp32")
+    assert listed == device.card.nominal_s(1e12, 1e9, "fp32")
+    torch = FakeTorch()
+    properties = vars(torch.cuda.get_device_properties(0)) | {"name": "NVIDIA Unheard-of"}
+    torch.cuda.get_device_properties = lambda index: SimpleNamespace(**properties)
+    other = opened(monkeypatch, torch=torch)
+    assert other.card is None
+    assert other.expected_s(work, "fp32") > listed
+    assert other.expected_s(Work(), None) == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "lacks"),
+    [((6, 1), {"tf32", "bf16", "fp8"}), ((8, 6), {"fp8"}), ((9, 0), set())],
+)
+def test_a_format_that_the_card_lacks_is_said_with_its_capability(monkeypatch, capability, lacks):
+    found = opened(monkeypatch, torch=FakeTorch(capability, [f"sm_{capability[0]}{capability[1]}"]))
+    refused = {name for name in ("fp32", "tf32", "bf16", "fp16", "fp8") if found.unsupported(name)}
+    assert refused == lacks
+
+
+def test_products_of_fp16_are_never_added_in_fp16(device):
+    matmul = device.torch.backends.cuda.matmul
+    matmul.allow_fp16_accumulation = True
+    with device.mode("fp16"):
+        assert not matmul.allow_fp16_accumulation
+    assert matmul.allow_fp16_accumulation
+
+
+def with_uuid(torch, uuid):
+    properties = vars(torch.cuda.get_device_properties(0)) | {"uuid": uuid}
+    torch.cuda.get_device_properties = lambda index: SimpleNamespace(**properties)
+    return torch
+
+
+def test_a_card_is_described_by_its_identity_else_by_its_number_else_by_cuda(monkeypatch):
+    told = replace(A_CARD, uuid="GPU-1234", cache_bytes=None)
+    monkeypatch.setattr(_nvml, "by_uuid", lambda uuid, name: told if uuid == "1234" else None)
+    by_identity = opened(monkeypatch, torch=with_uuid(FakeTorch(), "1234"))
+    assert by_identity.info == replace(told, cache_bytes=6 * 2**20)  # which CUDA tells
+    by_number = opened(monkeypatch, torch=with_uuid(FakeTorch(), "other"), cards=[told])
+    assert by_number.info.uuid == "GPU-1234"
+    by_cuda = opened(monkeypatch, torch=with_uuid(FakeTorch(), "other"))
+    assert by_cuda.info.card == "NVIDIA GeForce RTX 3090"
+
+
+def test_the_steps_that_never_change_run_on_the_card(device):
+    torch = pytest.importorskip("torch", reason="the steps compute")
+    device.torch_device = "cpu"
+    witnesses = device.witnesses()
+    assert set(witnesses) == {"a matrix product", "a copy"}
+    side = witnesses["a matrix product"]().shape[0]
+    assert torch.allclose(witnesses["a matrix product"](), torch.full((side, side), 1 / side))
+    assert witnesses["a copy"]().sum() == witnesses["a copy"]().numel()
+
+
+def test_an_identity_that_the_library_does_not_know_is_none(library, monkeypatch):
+    fake = library(failing=("HandleByUUID",))
+    fake.nvmlShutdown = lambda: None
+    assert _nvml.by_uuid("1234", "cuda:0") is None
+
+    def refused():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    fake.nvmlInit = refused
+    assert _nvml.by_uuid("1234", "cuda:0") is None
+    assert _nvml.devices() == []
+
+
+def test_a_library_that_does_not_close_costs_nothing(library):
+    def refused():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    fake = library(Count=lambda: 0)
+    fake.nvmlShutdown = refused
+    assert _nvml.devices() == []

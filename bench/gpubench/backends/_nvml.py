@@ -16,6 +16,8 @@ from gpubench.device import DeviceInfo, Reading
 # Bits of the clocks' event reasons, from "NvmlClocksEventReasons" of NVIDIA's NVML API reference.
 # An idle card and clocks set by the user are no throttling, so those bits are not listed.
 HW_SLOWDOWN = 0x08
+# No machine has more; a library that counts more is broken, and would be asked for ever.
+MOST_CARDS = 256
 THROTTLE_BITS = {
     "power": 0x04 | 0x80,  # software power cap, hardware power brake
     "thermal": 0x20 | 0x40,  # software and hardware thermal slowdown
@@ -36,7 +38,7 @@ def library() -> Iterator[Any]:
     try:
         yield pynvml
     finally:
-        pynvml.nvmlShutdown()
+        read(pynvml.nvmlShutdown)  # a card that was lost meanwhile may refuse even that
 
 
 def read(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -53,16 +55,25 @@ def read(call: Callable[..., Any], *arguments: Any) -> Any:
 def devices() -> list[DeviceInfo]:
     """The cards that CUDA would number, in the order of their bus, without loading CUDA."""
     with library() as nvml:
-        if nvml is None:
-            return []
-        count = read(nvml.nvmlDeviceGetCount) or 0
-        handles = [read(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
-        known = [(handle, read(nvml.nvmlDeviceGetUUID, handle)) for handle in handles if handle]
-        chosen = _visible(known, lambda uuid: read(nvml.nvmlDeviceGetHandleByUUID, uuid))
-        return [
-            describe(nvml, handle, f"cuda:{number}") if handle else _unknown_slice(nvml, number)
-            for number, handle in enumerate(chosen)
-        ]
+        return [info for info, _ in numbered(nvml)] if nvml else []
+
+
+def numbered(nvml: Any) -> list[tuple[DeviceInfo, Any]]:
+    """The same with their handles; None is that of a slice which the library doesn't find."""
+    handles = [handle for handle in by_index(nvml) if handle]
+    known = [(handle, read(nvml.nvmlDeviceGetUUID, handle)) for handle in handles]
+    chosen = _visible(known, lambda uuid: read(nvml.nvmlDeviceGetHandleByUUID, uuid))
+    names = [f"cuda:{number}" for number in range(len(chosen))]
+    return [
+        (describe(nvml, handle, name) if handle else _unknown_slice(nvml, name), handle)
+        for name, handle in zip(names, chosen, strict=True)
+    ]
+
+
+def by_index(nvml: Any) -> list[Any]:
+    """A handle for each card that the library counts; None for one that it can't reach."""
+    count = min(read(nvml.nvmlDeviceGetCount) or 0, MOST_CARDS)
+    return [read(nvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
 
 
 def by_uuid(uuid: str, name: str) -> DeviceInfo | None:
@@ -110,8 +121,8 @@ def describe(nvml: Any, handle: Any, name: str) -> DeviceInfo:
     )
 
 
-def _unknown_slice(nvml: Any, number: int) -> DeviceInfo:
-    slice_ = identify(f"cuda:{number}", "NVIDIA MIG slice of unknown card", None, None)
+def _unknown_slice(nvml: Any, name: str) -> DeviceInfo:
+    slice_ = identify(name, "NVIDIA MIG slice of unknown card", None, None)
     return replace(slice_, driver=read(nvml.nvmlSystemGetDriverVersion))
 
 
@@ -137,17 +148,17 @@ class Sensors:
         all slices together, and say nothing of this one.
         """
         nvml = self.nvml
-        clock = self._ask("ClockInfo", nvml.NVML_CLOCK_SM)  # in MHz
-        memory_clock = self._ask("ClockInfo", nvml.NVML_CLOCK_MEM)
+        clock = self.ask("ClockInfo", nvml.NVML_CLOCK_SM)  # in MHz
+        memory_clock = self.ask("ClockInfo", nvml.NVML_CLOCK_MEM)
         # In mW; from Ampere on it is the mean of the last second.
-        power = None if self.parent else self._ask("PowerUsage")
-        energy = None if self.parent else self._ask("TotalEnergyConsumption")  # in mJ
-        temperature = self._ask("TemperatureV", nvml.NVML_TEMPERATURE_GPU)
+        power = None if self.parent else self.ask("PowerUsage")
+        energy = None if self.parent else self.ask("TotalEnergyConsumption")  # in mJ
+        temperature = self.ask("TemperatureV", nvml.NVML_TEMPERATURE_GPU)
         if temperature is None:  # an older driver or binding
-            temperature = self._ask("Temperature", nvml.NVML_TEMPERATURE_GPU)
-        reasons = self._ask("CurrentClocksEventReasons")
+            temperature = self.ask("Temperature", nvml.NVML_TEMPERATURE_GPU)
+        reasons = self.ask("CurrentClocksEventReasons")
         if reasons is None:  # the name that older drivers know it by
-            reasons = self._ask("CurrentClocksThrottleReasons")
+            reasons = self.ask("CurrentClocksThrottleReasons")
         return Reading(
             clock_hz=None if clock is None else clock * 1e6,
             memory_clock_hz=None if memory_clock is None else memory_clock * 1e6,
@@ -158,9 +169,20 @@ class Sensors:
             other_processes=self._other_processes(),
         )
 
-    def _ask(self, what: str, *arguments: Any) -> Any:
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """``nvmlDeviceGet`` + ``what`` of the card; None where card, driver or binding lack it."""
         call = getattr(self.nvml, f"nvmlDeviceGet{what}", None)
         return None if call is None else read(call, self.parent or self.handle, *arguments)
+
+    def processes(self) -> set[int] | None:
+        """The processes that compute here, by the numbers that the library knows them by."""
+        # The name without a version raises, with an older driver, what `read` doesn't expect.
+        for version in ("_v3", "_v2"):
+            call = getattr(self.nvml, f"nvmlDeviceGetComputeRunningProcesses{version}", None)
+            found = None if call is None else read(call, self.handle)
+            if found is not None:
+                return {process.pid for process in found}
+        return None
 
     def _other_processes(self) -> int | None:
         """How many processes compute here beside this one.
@@ -168,13 +190,8 @@ class Sensors:
         The library may know this one by another number than it does itself, in a container for
         instance; that one of them is this one holds all the same.
         """
-        # The name without a version raises, with an older driver, what `read` doesn't expect.
-        for version in ("_v3", "_v2"):
-            call = getattr(self.nvml, f"nvmlDeviceGetComputeRunningProcesses{version}", None)
-            found = None if call is None else read(call, self.handle)
-            if found is not None:
-                return max(0, len({process.pid for process in found}) - 1)
-        return None
+        found = self.processes()
+        return None if found is None else max(0, len(found) - 1)
 
 
 def sensors(uuid: str | None) -> Sensors | None:

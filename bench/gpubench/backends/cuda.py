@@ -14,12 +14,14 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from gpubench import stack
 from gpubench.backends import _nvml, _witness
 from gpubench.cards import NOMINAL_LAUNCH_S, Card, catalogue, unsupported_precision
 from gpubench.device import Device, DeviceInfo, Reading, Samples
 from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
 
 if TYPE_CHECKING:
+    from gpubench.doctor import Check
     from gpubench.workload import Work
 
 EXAMPLE = "cuda:0"
@@ -58,6 +60,13 @@ def present() -> list[DeviceInfo]:
     return _nvml.devices()
 
 
+def checks(name: str) -> "Iterator[Check]":
+    """What `gpubench doctor` looks at, of all cards or of one."""
+    from gpubench.backends import _health
+
+    return _health.checks(name)
+
+
 def open(selector: str) -> "CudaDevice":  # noqa: A001 - the name of the backend contract
     """Open a card by its number, 0 by default.
 
@@ -86,26 +95,28 @@ def _refuse_overrides() -> None:
 
 
 def _torch_for(index: int) -> Any:
-    """torch, once it is sure that it can drive the card."""
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise EnvironmentRefused(
-            "measuring needs torch, which is not installed",
-            "pip install 'gpubench-suite[cuda12]' or [cuda13], by your driver's CUDA version",
-        ) from error
+    """torch, once it is sure that it can drive the card.
+
+    Raises:
+        EnvironmentRefused: it can't; what to do about it comes from `gpubench.stack`.
+    """
     cards = present()
-    if torch.version.cuda is None:
+    card = cards[index] if index < len(cards) else None
+    torch = _imported_torch()
+    if torch is not None and torch.version.cuda is None and not cards:
         raise EnvironmentRefused(
-            f"this torch ({torch.__version__}) was built without CUDA"
-            + ("" if cards else ", and no NVIDIA driver answers here"),
-            "pip install --force-reinstall torch" if cards else "give --device cpu",
+            f"this torch ({torch.__version__}) was built without CUDA, and no NVIDIA driver "
+            "answers here",
+            "give --device cpu",
         )
+    # What the management library tells is known before CUDA is asked anything.
+    told = stack.capability(card.compute_capability) if card else None
+    _refuse(torch, card.card if card else "this card", told, card)
     if not torch.cuda.is_available():
         raise EnvironmentRefused(
             f"torch {torch.__version__} (CUDA {torch.version.cuda}) finds no usable card"
             + (f"; the driver is {cards[0].driver}" if cards else ", and no driver answers"),
-            "update the driver or take a torch built for its CUDA version; `nvidia-smi` shows it"
+            "`nvidia-smi` shows whether the driver works; after an update it takes a restart"
             if cards
             else "give --device cpu",
         )
@@ -114,32 +125,29 @@ def _torch_for(index: int) -> Any:
             f"there is no cuda:{index}: torch sees {torch.cuda.device_count()} card(s)",
             "`gpubench devices` shows them",
         )
-    _refuse_missing_kernels(torch, index)
+    # A card without kernels of its own is "available", and dies at the first operation.
+    name, capability = torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index)
+    _refuse(torch, name, capability, card)
     return torch
 
 
-def _refuse_missing_kernels(torch: Any, index: int) -> None:
-    """A torch without kernels for the card says it is available, then dies at the first operation.
+def _imported_torch() -> Any:
+    """torch, or None where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    return torch
 
-    Code for sm_XY runs on later minor versions of the same major; PTX (compute_XY) on all later.
-    """
-    major, minor = torch.cuda.get_device_capability(index)
-    built = torch.cuda.get_arch_list()
-    for target in built:
-        kind, _, digits = target.partition("_")
-        version = int("".join(c for c in digits if c.isdigit()))
-        newest = (version // 10, version % 10)
-        same_major = newest[0] == major and newest[1] <= minor
-        if (kind == "sm" and same_major) or (kind == "compute" and newest <= (major, minor)):
-            return
-    old = (major, minor) < (7, 5)
-    raise EnvironmentRefused(
-        f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name(index)} "
-        f"(sm_{major}{minor}); it was built for {', '.join(built)}",
-        "pip install torch --index-url https://download.pytorch.org/whl/cu126"
-        if old
-        else "pip install --upgrade torch",
-    )
+
+def _refuse(
+    torch: Any | None, name: str, capability: tuple[int, int] | None, card: DeviceInfo | None
+) -> None:
+    """Raise what `gpubench.stack` finds wrong with this torch for this card."""
+    targets = torch.cuda.get_arch_list() if torch else ()
+    driver = card.driver if card else None
+    if problem := stack.torch_problem(stack.installed(name, capability, driver, torch, targets)):
+        raise problem
 
 
 class CudaDevice(Device):

@@ -11,19 +11,20 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from gpubench.cards import Card, get_card, unsupported_precision
-from gpubench.device import Device, DeviceInfo, Reading, Samples
+from gpubench.device import Device, DeviceInfo, Reading, Samples, split_name
 from gpubench.errors import Unsupported, UsageError, unknown_name
 from gpubench.workload import Case, Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gpubench.doctor import Check
     from gpubench.workload import Value, Work, Workload
 
 EXAMPLE = "virtual:geforce-rtx-3090"
@@ -54,6 +55,8 @@ class Script:
         other_processes: how many others compute on the card.
         unreadable: pattern of the readings that the card can't give, such as energy_j or *.
         tick: resolution of the clock, in seconds.
+        timer_error: factor on the times that are measured, while the clock goes on as before.
+        energy_error: factor on what the counter of energy counts.
         oom: pattern of case ids that run out of memory.
         crash: pattern of case ids at which the process dies.
         hang: pattern of case ids that never return.
@@ -76,6 +79,8 @@ class Script:
     other_processes: int = 0
     unreadable: str = ""
     tick: float = 1e-9
+    timer_error: float = 1.0
+    energy_error: float = 1.0
     oom: str = ""
     crash: str = ""
     hang: str = ""
@@ -89,6 +94,16 @@ class VirtualOutOfMemory(MemoryError):
 def present() -> list[DeviceInfo]:
     """None: a simulated card is never here."""
     return []
+
+
+def checks(name: str) -> "Iterator[Check]":
+    """What `gpubench doctor` says of a simulated card, where it is named."""
+    from gpubench.doctor import Check, note
+
+    if name:
+        card = open(split_name(name)[1]).info.card
+        text = f"{card}: it shows what the tool does, never what a card does"
+        yield Check(name, "device", lambda: note(text))
 
 
 def open(selector: str) -> "VirtualDevice":  # noqa: A001 - the name of the backend contract
@@ -215,6 +230,7 @@ class VirtualDevice(Device):
         for _ in range(count):
             before = self._host_s
             samples.extend(super().sample(step, inner=inner, count=1, cold=cold, paced=paced))
+            samples.device_s[-1] *= self.script.timer_error
             if self.script.launch_s:
                 samples.host_s.append((self._host_s - before) / inner)
         return samples
@@ -240,7 +256,7 @@ class VirtualDevice(Device):
             clock_hz=self.card.boost_clock_hz / self._slower(),
             power_w=self.card.power_w,
             temperature_c=COLD_C + WARMING_C * -math.expm1(-now_s / WARMING_S),
-            energy_j=self.card.power_w * now_s,
+            energy_j=self.card.power_w * now_s * script.energy_error,
             throttle=(script.throttle_reason,) if throttles else (),
             other_processes=script.other_processes,
         )

@@ -1,0 +1,134 @@
+"""``gpubench doctor``: is this machine fit to measure, and does the tool work on it?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gpubench import errors
+from gpubench.verbs._flags import add_format
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from threading import Timer
+
+    from gpubench.doctor import Finding
+
+# Whoever waits longer wants to know what for.
+PATIENCE_S = 2.0
+
+
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    """Flags of ``doctor``."""
+    sub.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda:0 or virtual:CARD"
+    )
+    sub.add_argument(
+        "--card", metavar="CARD", help="what a card of the catalogue needs, without having it"
+    )
+    sub.add_argument(
+        "--verify", action="store_true", help="prove the tool on this device; takes some minutes"
+    )
+    sub.add_argument(
+        "-o", "--output", default="results", metavar="DIR", help="where results go, and the bundle"
+    )
+    add_format(sub)
+
+
+def call(arguments: argparse.Namespace) -> int:
+    """Examine this machine, or say what a card needs, or verify the tool on a device."""
+    from gpubench import doctor
+
+    if arguments.card:
+        return _print_needs(arguments.card, arguments.format)
+    if arguments.verify:
+        return _verify(arguments)
+    announce = _Impatient()
+    found = list(doctor.examine(arguments.device, arguments.output, announce))
+    announce.end()
+    _print(found, arguments.format, "doctor")
+    problems = sum(finding.state == "problem" for finding in found)
+    if problems:
+        print(f"{problems} problem{'s' * (problems > 1)}", file=sys.stderr)
+    return errors.EXIT_ENVIRONMENT if problems else errors.EXIT_DONE
+
+
+def _print_needs(card_id: str, form: str) -> int:
+    from gpubench import doctor, render
+
+    needs = doctor.for_card(card_id)
+    columns = (
+        render.Column("card", "card"),
+        render.Column("compute_capability", "compute capability"),
+        render.Column("driver", "driver"),
+        render.Column("torch", "torch"),
+        render.Column("cupy", "CuPy"),
+        render.Column("install", "to type"),
+    )
+    if form != "table":
+        print(render.rows(needs, columns, form, "installs"), end="")
+        return errors.EXIT_DONE
+    print("{card}, compute capability {compute_capability}".format(**needs[0]))
+    for build in needs:  # a line to be copied stands alone, and is not folded
+        print("\ndriver {driver}: {torch} for CUDA {cuda}, {cupy}".format(**build))
+        print(f"    {build['install']}")
+    return errors.EXIT_DONE
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from gpubench import verify
+    from gpubench.suite import load_suite
+
+    def announce(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    device = verify.chosen_device(arguments.device)
+    found, bundle = verify.verify(device, load_suite("quick"), arguments.output, announce)
+    _print(found.findings, arguments.format, "verify")
+    faults = len(found.faults)
+    print(
+        f"{bundle}: send it with your issue; it names neither you nor this machine\n"
+        f"{faults or 'no'} fault{'s' * (faults != 1)} in {len(found.findings)} checks",
+        file=sys.stderr,
+    )
+    return errors.EXIT_CASE_FAILED if faults else errors.EXIT_DONE
+
+
+def _print(found: Sequence[Finding], form: str, kind: str) -> None:
+    from dataclasses import asdict
+
+    from gpubench import render
+
+    columns = [
+        render.Column("state", ""),
+        render.Column("device", "device", lambda name: name or "machine"),
+        render.Column("check", "check"),
+        render.Column("found", "found"),
+        render.Column("remedy", "to type or do"),
+    ]
+    devices = {finding.device for finding in found}
+    if form == "table" and len(devices) == 1:
+        del columns[1]
+        print(f"{render.clean(devices.pop()) or 'this machine'}\n")
+    print(render.rows([asdict(finding) for finding in found], columns, form, kind), end="")
+
+
+class _Impatient:
+    """Called before each check; says on standard error which of them takes long."""
+
+    _timer: Timer | None = None
+
+    def __call__(self, name: str) -> None:
+        from threading import Timer
+
+        self.end()
+        text = f"still checking: {name} …"
+        self._timer = Timer(PATIENCE_S, lambda: print(text, file=sys.stderr, flush=True))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        """Say nothing any more."""
+        if self._timer:
+            self._timer.cancel()

@@ -1,0 +1,122 @@
+"""Every case of the full suite against torch's own count of its FLOPs, without running it.
+
+Fake tensors have shapes and types and no values, so that a step of any size takes milliseconds. The
+device is the processor; a backward pass on a fake card aborts the process.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, flop_registry  # noqa: E402
+
+from gpubench.suite import load_suite  # noqa: E402
+from gpubench.workload import get_workload  # noqa: E402
+from gpubench.workloads import bert  # noqa: E402
+
+# Tensors of the processor's, on a machine without limits to its memory or its formats.
+FAKE = SimpleNamespace(torch_device="cpu", info=SimpleNamespace(backend="fake"))
+TRAININGS = {"mnist", "bert"}
+# torch counts products; what these do is one addition or two operations an element.
+ELEMENTWISE = {"memory", "reduction"}
+
+
+def cases():
+    """(workload, precision) → parameters of each case; each once, whatever its cache."""
+    found = {}
+    for case in load_suite("full").cases:
+        params = dict(case.params)
+        same = found.setdefault((case.workload, case.precision), [])
+        if params not in same:
+            same.append(params)
+    return found
+
+
+CASES = cases()
+# Twelve layers take seconds, forward and backward: each precision has another quarter of the
+# sizes up to base, and the large one has a test in test_training_workloads.py.
+for number, key in enumerate(key for key in CASES if key[0] == "bert"):
+    CASES[key] = [params for params in CASES[key] if params["size"] != "large"][number::4]
+
+
+def counted(step):
+    """torch's count, with its formulas for fused attention applied to the processor's kernel."""
+    aten = torch.ops.aten
+    fused = {
+        getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{end}"): flop_registry[
+            getattr(aten, f"_scaled_dot_product_flash_attention{end}")
+        ].__wrapped__
+        for end in ("", "_backward")
+    }
+    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def fake_step(workload, params):
+    step = get_workload(workload).prepare(FAKE, **params).step
+    if workload in TRAININGS:
+        training = step.__self__
+        # AdamW's counters and the overflow of FP16 are values, which fake tensors don't have;
+        # neither has products.
+        training.optimizer.step = lambda: None
+        training.scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return step
+
+
+def test_the_suite_is_covered():
+    assert {workload for workload, _ in CASES} == {
+        *("gemm", "conv2d", "attention", "mnist", "bert"),
+        *ELEMENTWISE,
+    }
+    assert {precision for _, precision in CASES} >= {"fp32", "tf32", "fp16", "bf16", "fp64"}
+
+
+@pytest.mark.parametrize(
+    ("workload", "precision"), [key for key in CASES if key[0] not in ELEMENTWISE]
+)
+def test_every_case_of_the_full_suite_declares_the_flops_that_torch_counts(workload, precision):
+    for params in CASES[workload, precision]:
+        with FakeTensorMode():
+            found = counted(fake_step(workload, params))
+        # A causal mask halves what is declared; torch counts the products as if there was none.
+        masked = 2 if params.get("causal") else 1
+        assert found == masked * get_workload(workload).work(params).flops, params
+
+
+@pytest.mark.parametrize(("workload", "precision"), [key for key in CASES if key[0] in ELEMENTWISE])
+def test_what_has_no_products_declares_its_operations_an_element(workload, precision):
+    for params in CASES[workload, precision]:
+        elements = params.get("n")
+        expected = elements and elements - 1
+        if workload == "memory":
+            elements = params["mib"] * 2**20 // 4
+            expected = {"copy": 0, "triad": 2 * elements}[params["operation"]]
+        assert get_workload(workload).work(params).flops == expected
+
+
+@pytest.mark.parametrize("size", bert.SIZES)
+@pytest.mark.parametrize(("batch", "sequence"), [(8, 128), (2, 512)])
+def test_bert_takes_six_flops_a_weight_and_token_and_twelve_for_attention(size, batch, sequence):
+    """6·N_mm·T + 12·L·B·S²·h, with the weights counted in transformers' model."""
+    shape = bert.SIZES[size]
+    with FakeTensorMode():
+        model = bert._model("cpu", shape, sequence)
+        linear = {
+            name: module.weight.numel()
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+    per_token = sum(n for name, n in linear.items() if ".encoder." in name)
+    per_sequence = sum(linear.values()) - per_token  # pooler and classifier
+    tokens = batch * sequence
+    expected = (
+        6 * per_token * tokens
+        + 12 * shape.layers * batch * sequence**2 * shape.hidden
+        + 6 * per_sequence * batch
+    )
+    assert bert.work(size, batch, sequence, "fp32").flops == expected
