@@ -50,6 +50,7 @@ class Card:
     source: str
     confidence: str
     driver_names: tuple[str, ...]
+    nvlink: float = 0.0
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -165,4 +166,5 @@ def _card(row: dict[str, str]) -> Card:
         source=row["source"],
         confidence=row["confidence"],
         driver_names=(row["name"], *(name for name in row["name_aliases"].split("|") if name)),
+        nvlink=(number("nvlink_gbs") or 0.0) * 1e9,
     )
