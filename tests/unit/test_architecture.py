@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "render": set(),
     "cards": {"errors"},
     "published": {"errors"},
+    "transformer": {"plugins", "errors"},
+    "job": {"transformer", "workload", "errors"},
     "record": set(),
     "workload": {"plugins", "errors", "device"},
     "device": {"plugins", "errors", "workload"},
