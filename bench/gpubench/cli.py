@@ -33,6 +33,7 @@ VERBS = {
     "calibrate": "learn this machine's own noise, for its verdicts",
     "history": "where the results of a machine changed over its runs",
     "report": "one HTML page of results, offline",
+    "recommend": "which card for this work, how surely, and what would change that",
     "validate": "check that result files are whole and well-formed",
     "export": "results for pytest-benchmark, or every sample as CSV",
     "import": "a result file from pytest-benchmark's JSON",

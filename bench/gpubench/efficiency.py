@@ -16,7 +16,7 @@ mean and covariance.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -207,6 +207,40 @@ class Efficiencies:
             else:
                 known[at] = weight
         return float(known @ self.covariance @ known) + unseen
+
+    def errors(self, gradient: Mapping[Effect, float]) -> dict[str, float]:
+        """A linear combination of effects as one of independent causes, each of deviation 1.
+
+        Effects depend on one another since they were learnt together; along the columns of the
+        covariance's Cholesky root they don't. `variance` is the sum of these squares.
+        """
+        used, root = self._root
+        known = np.zeros(len(used))
+        found: dict[str, float] = {}
+        for effect, weight in gradient.items():
+            if effect in used and self.place(effect) is not None:
+                known[used[effect]] = weight
+            else:
+                found[" ".join(effect)] = weight * self.prior(effect)[1]
+        return found | dict(zip(_causes(len(used)), (known @ root).tolist(), strict=True))
+
+    @cached_property
+    def _root(self) -> tuple[dict[Effect, int], Array]:
+        """The effects that predictions use, which other people's machines are not, and the root."""
+        used = [
+            effect
+            for effect in self.index
+            if effect[0] not in ("source", "series", "source launch", "host", *OF_ONE_CARD)
+            or (len(effect) > 1 and effect[1] == "here")
+        ]
+        places = [self.index[effect] for effect in used]
+        part = self.covariance[np.ix_(places, places)]
+        return {effect: at for at, effect in enumerate(used)}, np.linalg.cholesky(part)
+
+
+@cache
+def _causes(count: int) -> list[str]:
+    return [f"learnt {at}" for at in range(count)]
 
 
 def fit(observations: Sequence[Observation]) -> Efficiencies:

@@ -1,4 +1,4 @@
-"""A positive number with its errors by cause, so that what two numbers share cancels in their ratio.
+"""A positive number with its errors by cause: what two numbers share cancels in their ratio.
 
 An estimate is a natural logarithm and, for each cause of error, a relative standard deviation.
 Different causes are independent; one cause moves all estimates that name it together. Products,
@@ -53,12 +53,15 @@ class Estimate:
         return _exp(self.log + Z80 * self.deviation)
 
     def __mul__(self, other: "Estimate") -> "Estimate":
+        """The product."""
         return product([(self, 1.0), (other, 1.0)])
 
     def __truediv__(self, other: "Estimate") -> "Estimate":
+        """The ratio."""
         return product([(self, 1.0), (other, -1.0)])
 
     def __pow__(self, exponent: float) -> "Estimate":
+        """The power; a root where the exponent is below 1."""
         return product([(self, exponent)])
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpubench.cards import Card, catalogue, unsupported_precision
 from gpubench.efficiency import Efficiencies, Observation, fit, updated
+from gpubench.estimate import Estimate
 from gpubench.errors import UsageError, unknown_name
 from gpubench.published import Published, published
 from gpubench.published_work import observation
@@ -121,6 +122,29 @@ class Predictor:
         log = log_b - log_a
         bounds = (math.exp(log + sign * reach) for sign in (-1, 1))
         return Ratio(math.exp(log), *bounds, self.basis)
+
+    def estimate(
+        self,
+        card: Card,
+        work: Work,
+        precision: str,
+        *,
+        operation: str,
+        launches: float = 0,
+        case: str = "",
+    ) -> Estimate:
+        """Seconds of a step with their errors by cause, so that any ratio has its own interval.
+
+        Of one step on one card the interval is that of `step`, of two cards that of `ratio`.
+
+        Raises:
+            UsageError: as `step`.
+        """
+        asked = _asked(card, work, precision, operation, launches, case)
+        log, slope = self.efficiencies.log_seconds(asked)
+        errors = self.efficiencies.errors(slope)
+        what = case or f"{operation} {precision} {work.flops} {work.bytes} {launches}"
+        return Estimate(log, {**errors, f"residue {card.card_id} {what}": self.efficiencies.noise})
 
     def with_measured(self, rows: Iterable[Mapping[str, Any]]) -> "Predictor":
         """The same with results measured here, on cards of the catalogue, learnt on top.

@@ -155,5 +155,7 @@ def _text(path: Path, key: str, value: Any) -> str:
 def _number(path: Path, key: str, value: Any) -> float:
     fits = isinstance(value, int | float) and not isinstance(value, bool)
     if not fits or not 0 <= value <= LARGEST:
-        raise UsageError(f"{path}: {key} = {value!r} is no number", f"give one from 0 to {LARGEST:g}")
+        raise UsageError(
+            f"{path}: {key} = {value!r} is no number", f"give one from 0 to {LARGEST:g}"
+        )
     return float(value)

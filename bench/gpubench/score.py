@@ -7,28 +7,14 @@ moves all scores by one factor and no card past another. docs/score.md makes one
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpubench import stats
-from gpubench.cards import GIB, Card, catalogue, unsupported_precision
-from gpubench.estimate import Z80, Estimate, geometric_mean
+from gpubench.cards import GIB, catalogue, unsupported_precision
+from gpubench.estimate import Estimate, geometric_mean
 from gpubench.profile import PARTS, Profile
-from gpubench.record import FAILURES
-
-#: two cards of one kind differ by 8 % on average (Sinha et al. 2022, arXiv:2208.11035, clusters of
-#: data-centre cards); of two independent normal deviations the mean difference is 2/√π of one
-CARD_SPREAD = 0.08 * math.sqrt(math.pi) / 2
-#: an assumption, not a measurement: board power is a limit, and how far below it a card stays
-#: differs by case. It is one error for all cards whose draw was not measured, so it only widens
-#: comparisons with those whose draw was.
-DRAW_SPREAD = 0.15
-#: origins whose numbers may stand in a score; published ones don't carry across software
-SCORED_ORIGINS = ("measured", "modelled")
-#: what rows have to share to be one thing: see `compare.IDENTITY`
-VARIANT = ("cache", "workload_version", "workload_hash", "timer", "cold_by")
+from gpubench.rates import Measurement, board_power, measurements
 
 
 @dataclass(frozen=True)
@@ -137,18 +123,16 @@ def clearly_better(one: Score, other: Score) -> bool:
 
 def bars(candidate: Candidate, needs: Needs) -> tuple[Bar, ...]:
     """Every gate that the candidate fails, with the numbers. What is unknown does not pass."""
-    return tuple(
-        [
-            *_memory_bars(candidate, needs),
-            *(
-                Bar("precision", _lacks(candidate, precision))
-                for precision in needs.precisions
-                if candidate.capability is None
-                or unsupported_precision(candidate.capability, precision)
-            ),
-            *_price_bars(candidate, needs),
-            *([Bar("case", said)] if (said := _gap_text(candidate)) else []),
-        ]
+    return (
+        *_memory_bars(candidate, needs),
+        *(
+            Bar("precision", _lacks(candidate, precision))
+            for precision in needs.precisions
+            if candidate.capability is None
+            or unsupported_precision(candidate.capability, precision)
+        ),
+        *_price_bars(candidate, needs),
+        *([Bar("case", said)] if (said := _gap_text(candidate)) else []),
     )
 
 
@@ -206,7 +190,9 @@ def score(
     """
     own, scale = _amounts(candidate, cases), _amounts(reference, cases)
     hundred = Estimate.of(100.0)
-    parts = {part: own[part] / scale[part] * hundred for part in PARTS if part in own and part in scale}
+    parts = {
+        part: own[part] / scale[part] * hundred for part in PARTS if part in own and part in scale
+    }
     wanted = [part for part in PARTS if weights.get(part)]
     without = tuple(part for part in wanted if part not in parts)
     counted = [(parts[part], weights[part]) for part in wanted if part in parts]
@@ -290,7 +276,7 @@ def _incomplete(one: Score) -> str:
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> set[str]:
-    """Names on the Pareto front of (gain, cost): none other has as much for less, or more for as much."""
+    """Who of (gain, cost) is on the Pareto front: no other has at least as much for at most as much."""
     return {
         name
         for name, (gain, cost) in points.items()
@@ -304,135 +290,67 @@ def front(points: Mapping[str, tuple[float, float]]) -> set[str]:
 # results ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What result files say of one card: rates and draws by case, and why others have none."""
+def of_results(rows: Sequence[Mapping[Any, Any]], profile: Profile) -> "Results":
+    """The scores of the cards in result files, relative to each other, by the profile.
 
-    card_id: str
-    card: str
-    provenance: str
-    rates: Mapping[str, Estimate]
-    watts: Mapping[str, Estimate]
-    gaps: Mapping[str, str]
-
-
-def measurements(
-    rows: Sequence[Mapping[str, Any]], cases: Mapping[str, float]
-) -> list[Measurement]:
-    """The cards of a table's rows (`table.load`), with what may stand in a score.
-
-    A case enters as the variant (cache, source of the workload, timer) that most cards have, since
-    only like compares with like, and by the newest software of a card. A failed trial, a wrong
-    result or a rate above the peak leaves the case without a number, whatever other trials gave;
-    virtual rows and published ones are not there at all.
+    Nothing is filled in: a card without all cases has no score, and says which it lacks. Of cards
+    that the catalogue lacks only the performance is known, and they stand apart.
     """
-    wanted = [
-        row
-        for row in rows
-        if row["case_id"] in cases and row["provenance"] in SCORED_ORIGINS and row["card_id"]
+    found = measurements(rows, profile.cases)
+    candidates = [_of_measurement(one) for one in found]
+    whole = [one for one in candidates if all(case in one.rates for case in profile.cases)]
+    own = f"{profile.reference.card_id} (measured)"
+    reference = next((one for one in whole if one.name == own), whole[0] if whole else None)
+    if reference is None:
+        scores = [score(one, one, profile.weights, profile.cases) for one in candidates]
+        return Results(profile, found, None, Ranking((), (), ()), tuple(scores))
+    ranking = rank(candidates, reference, profile.weights, profile.cases)
+    scored = {one.name for one in (*ranking.scored, *ranking.apart)}
+    rest = [
+        score(one, reference, profile.weights, profile.cases)
+        for one in candidates
+        if one.name not in scored
     ]
-    chosen = _variants(wanted)
-    cards: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in wanted:
-        cards.setdefault((str(row["card_id"]), str(row["provenance"])), []).append(row)
-    return [_measurement(key, own, cases, chosen) for key, own in sorted(cards.items())]
+    return Results(profile, found, reference.name, ranking, tuple(rest))
 
 
-def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """The variant of each case that most cards have; of equals the newest."""
-    having: dict[str, dict[tuple[str, ...], set[str]]] = {}
-    newest: dict[tuple[str, ...], str] = {}
-    for row in rows:
-        if row["status"] == "ok":
-            variant = _variant(row)
-            having.setdefault(row["case_id"], {}).setdefault(variant, set()).add(row["card_id"])
-            newest[variant] = max(newest.get(variant, ""), str(row["started_at"]))
-    return {
-        case_id: max(found, key=lambda one: (len(found[one]), newest[one], one))
-        for case_id, found in having.items()
-    }
+@dataclass(frozen=True)
+class Results:
+    """What result files say by a profile.
+
+    Attributes:
+        found: the cards, in the order of their names.
+        reference: name of the candidate that has 100; None where none has all cases.
+        incomplete: cards that lack cases, which have no score.
+    """
+
+    profile: Profile
+    found: Sequence[Measurement]
+    reference: str | None
+    ranking: Ranking
+    incomplete: tuple[Score, ...]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there is anything to compare: two cards with all cases."""
+        return len(self.ranking.scored) + len(self.ranking.apart) > 1
 
 
-def _variant(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row.get(column)) for column in VARIANT)
-
-
-def _measurement(
-    key: tuple[str, str],
-    rows: Sequence[Mapping[str, Any]],
-    cases: Mapping[str, float],
-    chosen: Mapping[str, tuple[str, ...]],
-) -> Measurement:
-    card_id, provenance = key
-    rates, watts, gaps = {}, {}, {}
-    for case_id in cases:
-        own = [row for row in rows if row["case_id"] == case_id]
-        if not own:
-            continue
-        if reason := _refused(own):
-            gaps[case_id] = reason
-            continue
-        alike = [row for row in own if row["status"] == "ok" and _variant(row) == chosen[case_id]]
-        if not alike:
-            gaps[case_id] = "measured as another variant than the other cards: see `compare`"
-            continue
-        software = [(str(row["torch"]), str(row["driver"])) for row in alike]
-        latest = software[max(range(len(alike)), key=lambda at: str(alike[at]["started_at"]))]
-        counted = [row for row, own in zip(alike, software, strict=True) if own == latest]
-        rates[case_id] = _rate(counted, f"{card_id} {provenance}", case_id)
-        if drawn := _draw(counted):
-            watts[case_id] = drawn
-    name = str(rows[-1]["card"] or card_id)
-    return Measurement(card_id, name, provenance, rates, watts, gaps)
-
-
-def _refused(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a case can't count, whatever else was measured of it."""
-    for row in rows:
-        if row["status"] in FAILURES:
-            return f"{row['status']}: {row['reason'] or 'no reason given'}"
-    if any("above_peak" in (row["flags"] or ()) for row in rows):
-        return "above_peak: faster than the card can be"
-    if all(row["status"] != "ok" for row in rows):
-        return f"{rows[-1]['status']}: {rows[-1]['reason'] or 'no reason given'}"
-    return None
-
-
-def _rate(rows: Sequence[Mapping[str, Any]], name: str, case_id: str) -> Estimate:
-    """Steps a second over the trials, with the errors of measuring and of choosing a specimen."""
-    logs = [-math.log(row["median_s"]) for row in rows]
-    if len(logs) > 1:
-        noise = stats.mean_half_width(logs, 0.80) / Z80 if len(set(logs)) > 1 else 0.0
-    else:  # of one process only its own 95 % interval is known
-        low, high = rows[0]["low_s"], rows[0]["high_s"]
-        bounded = 0 < low <= high < math.inf
-        noise = math.log(high / low) / (2 * 1.96) if bounded else CARD_SPREAD
-    devices = {str(row.get("device_uuid_hash")) for row in rows}
-    spread = CARD_SPREAD / math.sqrt(len(devices))
-    errors = {f"noise {name} {case_id}": noise, f"specimen {name}": spread}
-    return Estimate(math.fsum(logs) / len(logs), errors)
-
-
-def _draw(rows: Sequence[Mapping[str, Any]]) -> Estimate | None:
-    """Watts from the energy of a step; None where no trial read it."""
-    drawn = [
-        math.log(row["energy_j"] / row["median_s"])
-        for row in rows
-        if isinstance(row["energy_j"], int | float) and 0 < row["energy_j"] < math.inf
-    ]
-    return Estimate(math.fsum(drawn) / len(drawn)) if drawn else None
-
-
-def board_power(card: Card, count: int = 1) -> Estimate:
-    """What a card draws where nobody measured it: its board's limit, with how far that is off."""
-    return Estimate.of(card.power_w * count, {"draw below board power": DRAW_SPREAD})
-
-
-def catalogue_facts(card: Card, usable_bytes: float) -> dict[str, Any]:
-    """The fields of a `Candidate` that the catalogue knows."""
-    return {
-        "memory_bytes": float(card.memory_bytes),
-        "usable_bytes": usable_bytes,
-        "bandwidth": card.bandwidth,
-        "capability": card.capability,
-    }
+def _of_measurement(one: Measurement) -> Candidate:
+    """A candidate named after card and origin: a modelled one is another than a measured one."""
+    card = catalogue().get(one.card_id)
+    watts = dict(one.watts)
+    if card is None:
+        return Candidate(f"{one.card_id} ({one.provenance})", one.rates, watts, one.gaps)
+    watts = {case: watts.get(case) or board_power(card) for case in one.rates}
+    return Candidate(
+        name=f"{one.card_id} ({one.provenance})",
+        rates=one.rates,
+        watts=watts,
+        gaps=one.gaps,
+        memory_bytes=float(card.memory_bytes),
+        usable_bytes=card.usable_bytes,
+        bandwidth=card.bandwidth,
+        price_usd=card.launch_price_usd,
+        capability=card.capability,
+    )
