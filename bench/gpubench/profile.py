@@ -33,6 +33,8 @@ from gpubench.errors import UsageError, unknown_name
 #: the parts of a score, in the order in which they are shown
 PARTS = ("performance", "memory", "bandwidth", "efficiency", "value")
 DEFAULT = "balanced"
+#: under which a report's frame carries its profile (``frame.attrs``)
+PROFILE = "gpubench profile"
 KEYS = ("summary", "reference", "weights", "gates", "cases")
 GATES = ("precision", "memory_gib")
 #: large enough for any preference, and far from where a sum of weights overflows

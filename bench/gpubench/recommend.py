@@ -137,12 +137,13 @@ def recommend(question: Question) -> Answer:
     predictor = Predictor.shipped()
     if question.rows:
         predictor = predictor.with_measured(question.rows)
+    found = _measured(question)
     options = {
-        card.card_id: option
+        card.card_id: _option(card, question, steps, predictor, found.get(card.card_id))
         for card in chosen(question.cards)
-        for option in [_option(card, question, steps, predictor)]
     }
-    reference = _reference(question, steps, predictor)
+    own = found.get(question.profile.reference.card_id)
+    reference = _reference(question, steps, predictor, own)
     weights = question.profile.weights
 
     def again(changed: Needs) -> Ranking:
@@ -244,9 +245,12 @@ def needs_of(question: Question, steps: Mapping[str, Step]) -> Needs:
 
 
 def _option(
-    card: Card, question: Question, steps: Mapping[str, Step], predictor: Predictor
+    card: Card,
+    question: Question,
+    steps: Mapping[str, Step],
+    predictor: Predictor,
+    found: Measurement | None,
 ) -> Option:
-    found = _measured(card, question)
     known = question.prices
     price = (prices.launch_prices([card]) if known is None else known).get(card.card_id)
     if price and question.count > 1:
@@ -266,14 +270,12 @@ def _option(
     )
 
 
-def _measured(card: Card, question: Question) -> Measurement | None:
-    """What the results say of the profile's cases on one card; of a job they say nothing direct."""
+def _measured(question: Question) -> dict[str, Measurement]:
+    """What the results say of the profile's cases, by card; of a job they say nothing direct."""
     if question.job or not question.rows:
-        return None
+        return {}
     found = measurements(question.rows, question.profile.cases)
-    return next(
-        (one for one in found if (one.card_id, one.provenance) == (card.card_id, "measured")), None
-    )
+    return {one.card_id: one for one in found if one.provenance == "measured"}
 
 
 def _candidate(
@@ -323,10 +325,17 @@ def _candidate(
     )
 
 
-def _reference(question: Question, steps: Mapping[str, Step], predictor: Predictor) -> Candidate:
-    """The profile's reference, modelled: whether it may be bought or not, it is only a scale."""
+def _reference(
+    question: Question,
+    steps: Mapping[str, Step],
+    predictor: Predictor,
+    found: Measurement | None,
+) -> Candidate:
+    """The profile's reference: only a scale, so it need not pass the gates."""
     card = question.profile.reference
-    candidate = _candidate(card, question, steps, predictor, _measured(card, question))
+    if found and found.gaps:  # what failed there is no reason to have no scale
+        found = None
+    candidate = _candidate(card, question, steps, predictor, found)
     if missing := [name for name in steps if name not in candidate.rates]:
         reason = candidate.gaps.get(missing[0]) or unsupported_precision(
             card.capability, steps[missing[0]].precision

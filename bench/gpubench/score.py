@@ -276,7 +276,7 @@ def _incomplete(one: Score) -> str:
 
 
 def front(points: Mapping[str, tuple[float, float]]) -> set[str]:
-    """Who of (gain, cost) is on the Pareto front: no other has at least as much for at most as much."""
+    """Who is on the Pareto front of (gain, cost): no other has as much for as little."""
     return {
         name
         for name, (gain, cost) in points.items()

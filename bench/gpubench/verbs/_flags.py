@@ -27,6 +27,16 @@ def add_min_effect(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_profile(sub: argparse.ArgumentParser) -> None:
+    """``--profile``, the same for every verb that scores."""
+    sub.add_argument(
+        "--profile",
+        default="balanced",
+        metavar="NAME|FILE.toml",
+        help="what the selection score weighs; default: balanced",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdigit() or int(text) < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gpubench import errors
-from gpubench.verbs._flags import add_format, amount, positive
+from gpubench.verbs._flags import add_format, add_profile, amount, positive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         metavar="RESULTS",
         help="what was measured; without any it is modelled",
     )
-    sub.add_argument(
-        "--profile", default="balanced", metavar="NAME|FILE.toml", help="default: balanced"
-    )
+    add_profile(sub)
     job = sub.add_argument_group("a job of your own, in place of the profile's cases")
     job.add_argument("--model", metavar="NAME|config.json", help="what is trained")
     job.add_argument("--method", choices=("full", "lora", "qlora"), help="default: full")
