@@ -36,6 +36,7 @@ VERBS = {
     "recommend": "which card for this work, how surely, and what would change that",
     "validate": "check that result files are whole and well-formed",
     "export": "results for pytest-benchmark, or every sample as CSV",
+    "predict": "a suite on cards that are not at hand, modelled",
     "import": "a result file from pytest-benchmark's JSON",
 }
 

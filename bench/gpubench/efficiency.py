@@ -5,7 +5,7 @@ The logarithm of a time per step is
     level + log(flops / peak · exp(-c) + bytes / bandwidth · exp(-b) + launches · exp(l))
 
 where c, b and l (log efficiencies and the log time of a launch) and the level are sums of
-*effects*: few physical ones (tensor cores, two FP32 instructions at once, cache, power), and deviations of a
+*effects*: few physical ones (tensor cores, a second FP32 unit, cache, power), and deviations of a
 generation, an operation, a source of results, each drawn from a normal distribution around zero
 whose width is learnt with them (empirical Bayes). What few results say is thereby held near the
 plain sum model, and what none say keeps its full width. Fitted by Gauss-Newton steps; around the
@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +35,16 @@ Coefficients = dict[str, dict[Effect, float]]
 # Mean and standard deviation before any result was seen, of the physical effects (logarithms).
 PHYSICAL: dict[Effect, tuple[float, float]] = {
     ("cuda cores",): (math.log(0.85), 0.15),
-    ("tensor cores",): (math.log(0.7), 0.2),
+    ("tensor cores",): (math.log(0.75), 0.15),
+    # Chips for graphics: their usual card is a GeForce, whose tensor cores add up in FP32 at half
+    # their rate, and which therefore holds its clocks, or higher ones, at that rate.
+    ("graphics chip",): (0.3, 0.15),
     # GA10x, Ada and GB20x count a second FP32 unit that integers share (NVIDIA's GA102 white
     # paper, 2020, page 12), and that real kernels seldom fill.
     ("second fp32 unit",): (math.log(0.65), 0.2),
     ("memory",): (math.log(0.85), 0.1),
     ("cache",): (0.05, 0.05),
-    ("power",): (0.35, 0.1),
+    ("power",): (0.4, 0.15),
     ("launch",): (math.log(6e-6), 0.5),
 }
 # Widths to begin with, of the deviations, and how many results such a guess is worth.
@@ -55,17 +58,25 @@ WIDTHS: dict[str, float] = {
     "source": 0.3,
     "series": 0.3,
     "source launch": 0.3,
+    "host launch": 0.2,
     "host": 0.04,
 }
 GUESS_WORTH = 4.0
+# Standard deviations where the work is a guess: of the series' level, and of each result.
+GUESSED_LEVEL = 1.5
+GUESSED_NOISE = 0.1
 NOISE = 0.05
-ROUNDS = 12
+ROUNDS = 10
 #: the cache that earlier generations have, in bytes
 PLAIN_CACHE = 6 * 2**20
 TWO_FP32_UNITS = ("8.6", "8.9", "12.0")
+GRAPHICS_CHIPS = ("7.5", "8.6", "8.9", "12.0")
+# What these touch once is too much for any cache.
+STREAMING = ("memory", "reduction", "decode")
 # A prediction is of a card of these figures, not of the specimens that somebody measured: so a
 # card that is better in every figure is never predicted slower.
-OF_ONE_CARD = ("card compute", "card bandwidth", "host")
+OF_ONE_CARD = ("card compute", "card bandwidth", "host", "host launch")
+OF_ONE_SOURCE = ("source", "series", "guess", "source launch")
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ class Observation:
         source: whose machine and software: results of one source share a level.
         series: the same program, whose results differ by card alone.
         seconds: per step; NaN where it is to be predicted.
-        noise: standard deviation of its logarithm beyond the learnt one.
+        guessed: its work is no more than a guess, so that nothing can be learnt from its level.
     """
 
     card: Card
@@ -88,7 +99,7 @@ class Observation:
     source: str = "here"
     series: str = ""
     seconds: float = math.nan
-    noise: float = 0.0
+    guessed: bool = False
 
 
 def is_tensor(card: Card, precision: str) -> bool:
@@ -135,18 +146,25 @@ def coefficients(step: Observation) -> Coefficients:
     }
     if not tensor and generation in TWO_FP32_UNITS:
         compute["second fp32 unit",] = 1.0
+    if tensor and generation in GRAPHICS_CHIPS:
+        compute["graphics chip",] = 1.0
     bandwidth = {
         ("memory",): 1.0,
-        ("cache",): math.log(max(1.0, card.cache_bytes / PLAIN_CACHE)),
         ("generation bandwidth", generation): 1.0,
         ("card bandwidth", card.card_id): 1.0,
     }
-    launch = {("launch",): 1.0, ("source launch", step.source): 1.0}
+    if step.operation not in STREAMING:
+        bandwidth["cache",] = math.log(max(1.0, card.cache_bytes / PLAIN_CACHE))
+    launch = {
+        ("launch",): 1.0,
+        ("source launch", step.source): 1.0,
+        ("host launch", step.source, card.card_id): 1.0,
+    }
     level = {
         ("operation", step.operation): 1.0,
         ("generation operation", generation, step.operation): 1.0,
         ("source", step.source): 1.0,
-        ("series", step.source, step.series): 1.0,
+        ("guess" if step.guessed else "series", step.source, step.series): 1.0,
         ("host", step.source, card.card_id): 1.0,
     }
     return {"compute": compute, "bandwidth": bandwidth, "launch": launch, "level": level}
@@ -164,6 +182,8 @@ class Efficiencies:
 
     def prior(self, effect: Effect) -> tuple[float, float]:
         """Mean and standard deviation of an effect that no result spoke of."""
+        if effect[0] == "guess":
+            return 0.0, GUESSED_LEVEL
         return PHYSICAL.get(effect) or (0.0, self.widths[effect[0]])
 
     def place(self, effect: Effect) -> int | None:
@@ -196,6 +216,10 @@ class Efficiencies:
                 gradient[effect] = signs[name] * part / whole * weight
         return math.log(whole) + totals["level"], gradient
 
+    def noise_of(self, step: Observation) -> float:
+        """Variance of one result around what the effects say."""
+        return self.noise**2 + GUESSED_NOISE**2 * step.guessed
+
     def variance(self, gradient: Mapping[Effect, float]) -> float:
         """Of a linear combination of effects."""
         known = np.zeros(len(self.mean))
@@ -211,36 +235,64 @@ class Efficiencies:
     def errors(self, gradient: Mapping[Effect, float]) -> dict[str, float]:
         """A linear combination of effects as one of independent causes, each of deviation 1.
 
-        Effects depend on one another since they were learnt together; along the columns of the
-        covariance's Cholesky root they don't. `variance` is the sum of these squares.
+        Effects depend on one another since they were learnt together; along the columns of a root
+        of the covariance they don't. `variance` is the sum of these squares.
         """
-        used, root = self._root
-        known = np.zeros(len(used))
+        known = np.zeros(len(self.mean))
         found: dict[str, float] = {}
         for effect, weight in gradient.items():
-            if effect in used and self.place(effect) is not None:
-                known[used[effect]] = weight
-            else:
+            at = self.place(effect)
+            if at is None:
                 found[" ".join(effect)] = weight * self.prior(effect)[1]
-        return found | dict(zip(_causes(len(used)), (known @ root).tolist(), strict=True))
+            else:
+                known[at] = weight
+        along = (known @ self._root).tolist()
+        return found | {f"learnt {at}": value for at, value in enumerate(along)}
 
     @cached_property
-    def _root(self) -> tuple[dict[Effect, int], Array]:
-        """The effects that predictions use, which other people's machines are not, and the root."""
-        used = [
-            effect
-            for effect in self.index
-            if effect[0] not in ("source", "series", "source launch", "host", *OF_ONE_CARD)
-            or (len(effect) > 1 and effect[1] == "here")
-        ]
-        places = [self.index[effect] for effect in used]
-        part = self.covariance[np.ix_(places, places)]
-        return {effect: at for at, effect in enumerate(used)}, np.linalg.cholesky(part)
+    def _root(self) -> Array:
+        """R with R·Rᵀ the covariance; by eigenvalues, which rounding can't make it refuse."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        root: Array = vectors * np.sqrt(np.clip(values, 0.0, None))
+        return root
+
+    def shared(self) -> "Efficiencies":
+        """Without what belongs to single sources, series and cards: all a stranger's step needs."""
+        kept = [effect for effect in self.index if effect[0] not in (*OF_ONE_CARD, *OF_ONE_SOURCE)]
+        places = [self.index[effect] for effect in kept]
+        index = {effect: at for at, effect in enumerate(kept)}
+        covariance = self.covariance[np.ix_(places, places)]
+        return replace(self, index=index, mean=self.mean[places], covariance=covariance)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, rounded beyond what they are good for; the covariance's lower triangle."""
+        triangle = self.covariance[np.tril_indices(len(self.mean))]
+        return {
+            "effects": {
+                "/".join(effect): _rounded(self.mean[at]) for effect, at in self.index.items()
+            },
+            "widths": {name: _rounded(width) for name, width in self.widths.items()},
+            "noise": _rounded(self.noise),
+            "covariance": [_rounded(value) for value in triangle],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Efficiencies":
+        """What `to_json` made."""
+        effects = content["effects"]
+        lower = np.zeros((len(effects), len(effects)))
+        lower[np.tril_indices(len(effects))] = content["covariance"]
+        return cls(
+            index={tuple(name.split("/")): at for at, name in enumerate(effects)},
+            mean=np.array(list(effects.values())),
+            covariance=lower + np.tril(lower, -1).T,
+            widths=content["widths"],
+            noise=content["noise"],
+        )
 
 
-@cache
-def _causes(count: int) -> list[str]:
-    return [f"learnt {at}" for at in range(count)]
+def _rounded(value: float) -> float:
+    return float(f"{value:.7g}")
 
 
 def fit(observations: Sequence[Observation]) -> Efficiencies:
@@ -265,13 +317,19 @@ def updated(before: Efficiencies, observations: Sequence[Observation]) -> Effici
     priors = np.array([before.prior(effect) for effect in new]).reshape(-1, 2)
     mean = np.concatenate([before.mean, priors[:, 0]])
     precision = np.zeros((len(index), len(index)))
-    precision[:size, :size] = np.linalg.inv(before.covariance)
+    precision[:size, :size] = _inverse(before.covariance)
     precision[range(size, len(index)), range(size, len(index))] = priors[:, 1] ** -2.0
     design = _Design.of(observations, index)
-    state = replace(before, index=index, mean=mean, covariance=np.linalg.inv(precision))
+    state = replace(before, index=index, mean=mean, covariance=_inverse(precision))
     for _ in range(4):
         state = design.step(state, mean, precision)
     return state
+
+
+def _inverse(matrix: Array) -> Array:
+    """Of a symmetric matrix, symmetric to the last digit."""
+    inverse: Array = np.linalg.inv(matrix).astype(np.float64)
+    return (inverse + inverse.T) / 2
 
 
 def _index(observations: Sequence[Observation]) -> dict[Effect, int]:
@@ -307,7 +365,7 @@ class _Design:
             sums,
             np.array([seconds_at_peak(observation) for observation in observations]),
             np.log([observation.seconds for observation in observations]),
-            np.array([observation.noise**2 for observation in observations]),
+            np.array([GUESSED_NOISE**2 * observation.guessed for observation in observations]),
         )
 
     def predicted(self, mean: Array) -> tuple[Array, Array]:
@@ -330,9 +388,8 @@ class _Design:
         """One Gauss-Newton step from ``state`` towards the most probable effects."""
         expected, slope = self.predicted(state.mean)
         weights = 1 / (state.noise**2 + self.extra)
-        hessian = slope.T @ (weights[:, None] * slope) + precision
         pull = slope.T @ (weights * (self.logs - expected)) - precision @ (state.mean - prior)
-        covariance = np.linalg.inv(hessian)
+        covariance = _inverse(slope.T @ (weights[:, None] * slope) + precision)
         return replace(state, mean=state.mean + covariance @ pull, covariance=covariance)
 
 

@@ -5,29 +5,29 @@ they are: what all cards share (the software, the kernels' quality) widens a tim
 ratio of two cards.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from gpubench.cards import Card, catalogue, unsupported_precision
+from gpubench import evidence
+from gpubench.cards import Card, unsupported_precision
 from gpubench.efficiency import Efficiencies, Observation, fit, updated
-from gpubench.estimate import Estimate
 from gpubench.errors import UsageError, unknown_name
-from gpubench.published import Published, published
-from gpubench.published_work import observation
-from gpubench.workload import PRECISION_BYTES, Work
+from gpubench.estimate import Estimate
+from gpubench.published import Published
+from gpubench.workload import Work
 
+SHIPPED = Path(__file__).parent / "data" / "efficiencies.json"
 # The 90th percentile of the normal distribution: 80 % lie within that many standard deviations.
 REACH = 1.2816
 OPERATIONS = (
     *("gemm", "conv2d", "attention", "memory", "reduction", "cnn", "transformer", "decode"),
     *("prefill", "other"),
 )
-# Elements that training moves at least, per operation of its products: `Work.bytes` of a training
-# step is often the parameters' traffic alone. VGG's, and a transformer's of hidden size 4096.
-LEAST_TRAFFIC = {"cnn": 2e-3, "transformer": 6e-4}
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,17 @@ class Predictor:
     @classmethod
     @cache
     def shipped(cls) -> "Predictor":
-        """Fitted to the package's collection of published results, when first asked for."""
-        return cls.of(published())
+        """What the package's collection of published results taught; nothing is fitted here."""
+        content = json.loads(SHIPPED.read_text(encoding="utf-8"))
+        basis = f"{content['results']} published results of {content['cards']} cards"
+        return cls(Efficiencies.from_json(content), basis)
 
     @classmethod
     def of(cls, results: Iterable[Published]) -> "Predictor":
-        """Fitted to these results on one card of the catalogue each; others say nothing here."""
-        observations = usable(results)
-        basis = f"published results of {len({o.card.card_id for o in observations})} cards"
-        return cls(fit(observations), basis)
+        """Fitted to these results; those of several cards, or of unknown ones, say nothing here."""
+        learnt = evidence.from_published(results)
+        cards = len({one.card.card_id for one in learnt})
+        return cls(fit(learnt), f"{len(learnt)} published results of {cards} cards")
 
     def step(
         self,
@@ -90,9 +92,9 @@ class Predictor:
         """
         asked = _asked(card, work, precision, operation, launches, case)
         log, slope = self.efficiencies.log_seconds(asked)
-        reach = REACH * math.sqrt(self.efficiencies.variance(slope) + self.efficiencies.noise**2)
-        bounds = (math.exp(log + sign * reach) for sign in (-1, 1))
-        return Prediction(math.exp(log), *bounds, self.basis)
+        variance = self.efficiencies.variance(slope) + self.efficiencies.noise_of(asked)
+        reach = REACH * math.sqrt(variance)
+        return Prediction(math.exp(log), math.exp(log - reach), math.exp(log + reach), self.basis)
 
     def ratio(
         self,
@@ -120,8 +122,7 @@ class Predictor:
         noise = 0.0 if card_a == card_b else 2 * self.efficiencies.noise**2
         reach = REACH * math.sqrt(self.efficiencies.variance(difference) + noise)
         log = log_b - log_a
-        bounds = (math.exp(log + sign * reach) for sign in (-1, 1))
-        return Ratio(math.exp(log), *bounds, self.basis)
+        return Ratio(math.exp(log), math.exp(log - reach), math.exp(log + reach), self.basis)
 
     def estimate(
         self,
@@ -142,42 +143,24 @@ class Predictor:
         """
         asked = _asked(card, work, precision, operation, launches, case)
         log, slope = self.efficiencies.log_seconds(asked)
-        errors = self.efficiencies.errors(slope)
-        what = case or f"{operation} {precision} {work.flops} {work.bytes} {launches}"
-        return Estimate(log, {**errors, f"residue {card.card_id} {what}": self.efficiencies.noise})
+        residue = math.sqrt(self.efficiencies.noise_of(asked))
+        cause = f"residue {card.card_id} {case} {operation} {precision} {work.flops} {work.bytes}"
+        return Estimate(log, self.efficiencies.errors(slope) | {cause: residue})
 
-    def with_measured(self, rows: Iterable[Mapping[str, Any]]) -> "Predictor":
+    def with_measured(self, rows: Iterable[Mapping[Hashable, Any]]) -> "Predictor":
         """The same with results measured here, on cards of the catalogue, learnt on top.
 
-        ``rows`` are those of `table.load`; what is not ok, not measured, or faster than its card
-        can be, is left out.
+        ``rows`` are those of `table.load`; see `evidence.measured` for what is left out.
         """
-        observations = measured(rows)
-        if not observations:
+        return self.with_observations(list(evidence.measured(rows)))
+
+    def with_observations(self, learnt: Sequence[Observation]) -> "Predictor":
+        """The same with these learnt on top."""
+        if not learnt:
             return self
-        cards = len({observation.card.card_id for observation in observations})
-        basis = f"{self.basis} and measured ones of {cards} card{'s' * (cards > 1)}"
-        return Predictor(updated(self.efficiencies, observations), basis)
-
-
-def usable(results: Iterable[Published]) -> list[Observation]:
-    """Speeds of one card of the catalogue each.
-
-    What several cards reach together hangs on their links too, of which the model knows nothing.
-    """
-    known = catalogue()
-    found = (
-        observation(result, known[result.card_id])
-        for result in results
-        if result.n_gpus == 1 and result.card_id in known
-    )
-    return [one for one in found if one is not None]
-
-
-def measured(rows: Iterable[Mapping[str, Any]]) -> list[Observation]:
-    """Observations from rows of result files, the trials of a case on a card as one."""
-    del rows
-    return []
+        cards = len({one.card.card_id for one in learnt})
+        basis = f"{self.basis} and results measured on {cards} card{'s' * (cards > 1)}"
+        return Predictor(updated(self.efficiencies, learnt), basis)
 
 
 def _asked(  # the operands of `step`
@@ -193,9 +176,5 @@ def _asked(  # the operands of `step`
         )
     if not work.flops and not work.bytes:
         raise UsageError("a step without work takes no time that could be predicted")
-    moved = work.bytes or 0.0
-    if operation in LEAST_TRAFFIC:
-        least = LEAST_TRAFFIC[operation] * (work.flops or 0.0) * PRECISION_BYTES[precision]
-        moved = max(moved, least)
-    work = Work(flops=work.flops, bytes=moved)
-    return Observation(card, work, precision, operation, launches, series=case)
+    whole = evidence.complete(work, precision, operation)
+    return Observation(card, whole, precision, operation, launches, series=case)
