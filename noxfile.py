@@ -275,6 +275,13 @@ def telemetry_cost(session: nox.Session) -> None:
     python(session, "benchmarks/telemetry_cost.py", *session.posargs)
 
 
+@nox.session(name="validate-memory")
+def validate_memory(session: nox.Session) -> None:
+    """Hold the modelled memory and FLOPs of training jobs against torch's fake tensors."""
+    ready("run")
+    python(session, "benchmarks/validate_memory.py", *session.posargs)
+
+
 @nox.session(name="verdict-study")
 def verdict_study(session: nox.Session) -> None:
     """Measure this machine's false alarms and power again: 20 quick runs, all ways to split them.

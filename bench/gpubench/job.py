@@ -7,7 +7,6 @@ Needs nothing but the standard library, and no card.
 """
 
 from dataclasses import dataclass, replace
-from itertools import count
 
 from gpubench.errors import UsageError, unknown_name
 from gpubench.transformer import Transformer, all_models, get_model
@@ -94,18 +93,20 @@ class Job:
         Raises:
             UsageError: an unknown name, a size that can't be, or QLoRA in 32 bit.
         """
-        for kind, value, known in (
-            ("method", self.method, METHODS),
-            ("precision of training", self.precision, PRECISIONS),
-            ("optimizer", self.optimizer, tuple(STATE_BYTES)),
-        ):
-            if value not in known:
-                raise unknown_name(kind, str(value), known)
-        for name, value, most in (
-            ("batch", self.batch, LARGEST_BATCH),
-            ("sequence", self.sequence, self.model.positions),
-            ("rank", self.rank, self.model.hidden),
-        ):
+        names = {
+            "method": (self.method, METHODS),
+            "training precision": (self.precision, PRECISIONS),
+            "optimizer": (self.optimizer, tuple(STATE_BYTES)),
+        }
+        for kind, (name, known) in names.items():
+            if name not in known:
+                raise unknown_name(kind, str(name), known)
+        sizes = {
+            "batch": (self.batch, LARGEST_BATCH),
+            "sequence": (self.sequence, self.model.positions),
+            "rank": (self.rank, self.model.hidden),
+        }
+        for name, (value, most) in sizes.items():
             if type(value) is not int or not 1 <= value <= most:
                 raise UsageError(
                     f"{name} {value!r} is not a whole number from 1 to {most}",
@@ -165,13 +166,14 @@ class Job:
         )
 
     def _flops(self) -> float:
-        """The convention of Kaplan et al. 2020 (arXiv:2001.08361) and Chowdhery et al. 2022
-        (PaLM, arXiv:2204.02311, appendix B), and what torch's FlopCounterMode counts.
+        """What torch's FlopCounterMode counts of the products, and papers give.
 
-        A token takes 2 FLOPs per weight of a matrix on its way forward, 2 for the gradient of the
-        input and 2 for that of the weight, which a frozen one hasn't; attention 4·S·h forward and
-        twice that backward. Causal attention counts in full, though its kernels skip up to half;
-        what fused attention computes again on the way back doesn't count.
+        The convention of Kaplan et al. 2020 (arXiv:2001.08361, section 2.1) and of PaLM (Chowdhery
+        et al. 2022, arXiv:2204.02311, appendix B): a token takes 2 FLOPs per weight of a matrix on
+        its way forward, 2 for the gradient of the input and 2 for that of the weight, which a
+        frozen one hasn't; attention 4·S·h forward and twice that backward. Causal attention counts
+        in full, though its kernels skip up to half; what fused attention computes again on the way
+        back doesn't count.
         """
         model, tokens = self.model, self.tokens
         attention = 4 * model.layers * tokens * self.sequence * model.queries
@@ -236,10 +238,7 @@ class Job:
         def fits(batch: int) -> bool:
             return replace(self, batch=batch).memory().total_bytes <= memory_bytes
 
-        above = next(
-            2**power for power in count() if 2**power > LARGEST_BATCH or not fits(2**power)
-        )
-        low, high = above // 2, min(above, LARGEST_BATCH + 1)
+        low, high = 0, LARGEST_BATCH + 1
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)

@@ -2,8 +2,8 @@
 
 A *kind* is a folder name: ``workloads``, ``kernels``, ``backends``, ``figures``, ``suites``,
 ``profiles`` or ``models``. Every file in such a folder is an extension named after its stem; a
-leading underscore hides a file (shared helpers). Folders are searched in the installed package, in the
-checkout (``kernels/`` lies beside ``bench/`` there), and below each folder listed in the
+leading underscore hides a file (shared helpers). Folders are searched in the installed package, in
+the checkout (``kernels/`` lies beside ``bench/`` there), and below each folder listed in the
 environment variable ``GPUBENCH_PATH``, so a user's own files need no change to this package.
 """
 

@@ -270,6 +270,7 @@ def _transformer(name: str, config: Mapping[str, Any], where: str) -> Transforme
             "don't divide",
             "check the file",
         )
+    tied = _flag(config, "tie_word_embeddings", where)
     return Transformer(
         name=name,
         family=family,
@@ -281,7 +282,7 @@ def _transformer(name: str, config: Mapping[str, Any], where: str) -> Transforme
         intermediate=size("intermediate_size", 4 * hidden if kind == "gpt2" else None),
         vocabulary=size("vocab_size"),
         positions=size("max_position_embeddings"),
-        tied=_flag(config, "tie_word_embeddings", family.tied, where),
+        tied=family.tied if tied is None else tied,
         bias=_bias(config, family, where),
         segments=size("type_vocab_size", 2) if kind == "bert" else 0,
         published_parameters=config.get("published_parameters"),
@@ -289,18 +290,16 @@ def _transformer(name: str, config: Mapping[str, Any], where: str) -> Transforme
     )
 
 
-def _flag(config: Mapping[str, Any], key: str, default: bool, where: str) -> bool:  # noqa: FBT001 - a key's own default
+def _flag(config: Mapping[str, Any], key: str, where: str) -> bool | None:
     value = config.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
+    if value is not None and not isinstance(value, bool):
         raise UsageError(f"{where}: {key} = {value!r} is not true or false", "check the file")
     return value
 
 
 def _bias(config: Mapping[str, Any], family: Family, where: str) -> str:
     """Llama's and Qwen3's attention_bias adds one to query, key, value and output."""
-    if family.bias == "none" and _flag(config, "attention_bias", False, where):  # noqa: FBT003
+    if family.bias == "none" and _flag(config, "attention_bias", where):
         return "attention"
     return family.bias
 

@@ -55,7 +55,7 @@ MAY_IMPORT = {
         "render",
         "errors",
     },
-    "listing": {"plugins", "cards", "render", "workload", "suite"},
+    "listing": {"plugins", "cards", "render", "workload", "suite", "job"},
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
     "sides": {"plugins", "workload", "errors"},
     "ab": {"sides", "store", "table", "compare", "calibration", "record", "errors"},
