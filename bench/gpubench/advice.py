@@ -257,7 +257,12 @@ def sentence(answer: Answer) -> str:
     need, usable = answer.needs.memory_bytes / GIB, option.card.usable_bytes / GIB
     fits = f"It needs {need:.1f} of {usable:.1f} GiB usable." if answer.question.job else ""
     origin = _provenance(option.measured, len(answer.question.cases))
-    parts = (head, _tie(answer), fits, f"The numbers are {origin}.")
+    without = (
+        f"No card that passes has a known price, so {' and '.join(winner.without)} does not count."
+        if winner.without
+        else ""
+    )
+    parts = (head, _tie(answer), fits, without, f"The numbers are {origin}.")
     return " ".join(filter(None, parts))
 
 
@@ -336,7 +341,7 @@ def _nothing(answer: Answer) -> Iterator[str]:
     ways = ways_to_fit(answer.question, max(room))
     has = f"the {max(room) / GIB:.1f} GiB usable of the largest card that passes all else"
     if ways:
-        yield f"It would fit {has} with {'; or '.join(ways)}."
+        yield f"It would fit {has} with {', or '.join(ways)}."
     elif answer.question.job:
         yield f"Nothing known here makes it fit {has}."
     if answer.question.job and answer.question.count > 1:

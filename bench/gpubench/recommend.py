@@ -4,7 +4,7 @@ Works with no result at all, from the model; what was measured takes its place c
 teaches the model. How the score is made of that is `score`, how it is said is `advice`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -165,19 +165,22 @@ def recommend(question: Question) -> Answer:
         cheap=frozenset(score.front(priced)),
         frugal=frozenset(score.front(powered)),
         basis=predictor.basis,
-        changes=tuple(_changes(ranking, weights, needs, again)),
+        changes=tuple(_changes(question, ranking, needs, again)),
     )
 
 
 def _changes(
-    ranking: Ranking, weights: Mapping[str, float], needs: Needs, again: Any
+    question: Question, ranking: Ranking, needs: Needs, again: Callable[[Needs], Ranking]
 ) -> list[Change]:
+    """The nearest of each kind; the memory of a profile's cases is no choice of the user's."""
     found: list[Change | None] = []
+    weights = question.profile.weights
     if ranking.scored:
         found += [sensitivity.nearest_weight(ranking, weights)]
         found += sensitivity.nearest_price(ranking, weights)
     found += [sensitivity.nearest_limit(ranking, needs, again)]
-    found += sensitivity.nearest_memory(ranking, needs, again)
+    if question.job:
+        found += sensitivity.nearest_memory(ranking, needs, again)
     return [change for change in found if change]
 
 
@@ -408,16 +411,18 @@ def ways_to_fit(question: Question, usable_bytes: float) -> list[str]:
         ),
     ]
     ways = []
+    seen = [job]
     for said, change in changes:
-        if change and all(getattr(job, name) == value for name, value in change.items()):
-            continue
         if change.get("method") == "qlora" and not job.low:
-            continue
+            continue  # which computes in 16 bit only
         other = replace(job, **change)
+        if change and other in seen:
+            continue
+        seen.append(other)
         batch = min(other.largest_batch(usable_bytes), job.batch)
         if not batch:
             continue
         need = replace(other, batch=batch).memory().total_bytes / GIB
         smaller = f", at batch {batch}" if batch < job.batch else ""
-        ways.append(f"{said}{smaller} needs {need:.1f} GiB")
+        ways.append(f"{said}{smaller}: {need:.1f} GiB")
     return ways

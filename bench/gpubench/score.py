@@ -108,7 +108,7 @@ class Ranking:
         That is the 80 % interval of the ratio of the two, in which shared errors cancel. It says
         nothing about two others: ties don't carry from one pair to the next.
         """
-        return tuple(score for score in self.scored if not clearly_better(self.scored[0], score))
+        return tuple(one for one in self.scored if not clearly_better(self.scored[0], one))
 
 
 def clearly_better(one: Score, other: Score) -> bool:
@@ -168,7 +168,7 @@ def _gap_text(candidate: Candidate) -> str:
         return ""
     case_id, reason = next(iter(candidate.gaps.items()))
     more = f", and {len(candidate.gaps) - 1} more" if len(candidate.gaps) > 1 else ""
-    return f"no number for {len(candidate.gaps)} cases: {case_id}: {reason}{more}"
+    return f"no number for {case_id}: {reason}{more}"
 
 
 # score -----------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def _amounts(candidate: Candidate, cases: Mapping[str, float]) -> dict[str, Esti
 
 
 def rank(
-    candidates: Iterable[Candidate],
+    candidates: Sequence[Candidate],
     reference: Candidate,
     weights: Mapping[str, float],
     cases: Mapping[str, float],
@@ -270,6 +270,8 @@ def _log(one: Score) -> float:
 
 def _incomplete(one: Score) -> str:
     """``9 of 10 cases; lacks …``."""
+    if not one.gaps:
+        return f"nothing that is weighed is known of it: {', '.join(one.without)}"
     first = ", ".join(f"{name} ({reason})" for name, reason in list(one.gaps.items())[:2])
     more = f" and {len(one.gaps) - 2} more" if len(one.gaps) > 2 else ""
     return f"{one.present} of {one.cases} cases; lacks {first}{more}"
@@ -294,7 +296,7 @@ def of_results(rows: Sequence[Mapping[Any, Any]], profile: Profile) -> "Results"
     """The scores of the cards in result files, relative to each other, by the profile.
 
     Nothing is filled in: a card without all cases has no score, and says which it lacks. Of cards
-    that the catalogue lacks only the performance is known, and they stand apart.
+    that the catalogue lacks only the performance is known: beside others they stand apart.
     """
     found = measurements(rows, profile.cases)
     candidates = [_of_measurement(one) for one in found]

@@ -40,12 +40,27 @@ MAY_IMPORT = {
     "compare": {"table", "names", "render", "stats", "errors"},
     "calibration": {"compare", "render", "stats", "errors"},
     "history": {"series", "compare", "table", "names", "render", "stats", "errors"},
+    "estimate": set(),
+    "profile": {"plugins", "cards", "errors"},
+    "prices": {"plugins", "cards", "errors"},
+    "scaling": {"cards", "estimate", "published"},
+    "rates": {"cards", "estimate", "record", "stats"},
+    "score": {"cards", "estimate", "profile", "rates"},
+    "scoreboard": {"score", "profile", "cards", "table", "render"},
+    "sensitivity": {"score", "profile"},
+    "recommend": {
+        *("prices", "scaling", "score", "sensitivity", "profile", "rates", "estimate", "cards"),
+        *("job", "predict", "evidence", "workload", "errors"),
+    },
+    "advice": {"recommend", "score", "sensitivity", "scaling", "profile", "estimate"}
+    | {"cards", "render"},
     "series": {"table", "names", "cards", "render"},
     "page": {"plugins", "render", "errors", "__init__"},
     "report": {
         "history",
         "plugins",
         "calibration",
+        *("profile", "scoreboard"),
         "series",
         "names",
         "page",
@@ -78,7 +93,8 @@ READING_HALF = {
     "report",
     "store",
     "record",
-    *("cards", "published"),
+    *("cards", "published", "estimate", "profile", "prices", "scaling"),
+    *("rates", "score", "scoreboard", "sensitivity"),
     "stats",
     *("render", "names"),
 }
@@ -219,6 +235,7 @@ LIGHT = {
     "list workloads": ["rich"],
     "devices --help": [],
     "run --help": [],
+    "recommend --help": [],
 }
 
 

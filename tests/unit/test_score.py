@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -288,6 +289,7 @@ def test_an_error_that_all_share_makes_no_tie():
 
 @given(candidates(least=3), weights())
 def test_a_missing_price_neither_wins_nor_loses_it_stands_apart(cards, shares):
+    assume(shares["value"] < 1)
     unpriced = replace(cards[0], price_usd=None)
     ranking = score.rank([unpriced, *cards[1:]], cards[1], shares, CASES)
     if shares["value"]:
@@ -300,6 +302,16 @@ def test_a_missing_price_neither_wins_nor_loses_it_stands_apart(cards, shares):
     else:
         assert ranking.apart == ()
         assert len(ranking.scored) == len(cards)
+
+
+def test_where_only_the_price_weighs_a_card_without_one_is_out_with_that_reason():
+    cards = [candidate("x", price_usd=None), candidate("y")]
+    ranking = score.rank(cards, cards[1], {"value": 1.0}, CASES)
+    assert [one.name for one in ranking.scored] == ["y"]
+    assert ranking.apart == ()
+    ((barred, (bar,)),) = ranking.barred
+    assert barred.name == "x"
+    assert "nothing that is weighed is known of it: value" in bar.reason
 
 
 def test_where_no_card_has_a_price_all_are_ranked_without():
@@ -501,3 +513,44 @@ def test_devices_that_the_catalogue_lacks_are_ranked_by_performance_alone():
     results = score.of_results(rows, profile)
     assert [one.name for one in results.ranking.scored] == ["cpu-b (measured)", "cpu-a (measured)"]
     assert set(results.ranking.scored[0].parts) == {"performance"}
+
+
+# the page --------------------------------------------------------------------------------------
+
+
+def tables(page):
+    """The Markdown tables of a page as lists of rows, each a list of cells."""
+    lines = [line.strip().strip("|").split("|") for line in page.splitlines() if line[:1] == "|"]
+    found = []
+    for cells in ([cell.strip() for cell in line] for line in lines):
+        if set("".join(cells)) <= set("-: "):
+            found.append([])  # the rule below a heading
+        elif found:
+            found[-1].append(cells)
+    return found
+
+
+def test_the_score_worked_by_hand_is_what_the_code_computes():
+    page = (Path(__file__).parents[2] / "docs/score.md").read_text()
+    worked = page.split("## One score by hand")[1].split("## How sure")[0]
+    given_rows, expected = tables(worked)
+    given_rows = [line for line in given_rows if line[1].isdecimal()]  # else the next's heading
+    cases = {"first": 3.0, "second": 1.0}
+    cards = {
+        name: Candidate(
+            name=name,
+            rates={"first": Estimate.of(float(one)), "second": Estimate.of(float(two))},
+            watts=dict.fromkeys(cases, Estimate.of(float(watts))),
+            memory_bytes=float(memory),
+            bandwidth=float(bandwidth),
+            price_usd=float(price),
+        )
+        for name, one, two, memory, bandwidth, watts, price in given_rows
+    }
+    shares = dict(zip(PARTS, (4, 2, 1, 1, 2), strict=True))
+    assert len(expected) == len(cards) == 3
+    for name, *numbers in expected:
+        one = score.score(cards[name], cards["reference"], shares, cases)
+        found = [*(one.parts[part].value for part in PARTS), one.total.value]
+        assert [f"{number:.1f}" for number in found] == numbers
+    assert "= 134.4" in worked
