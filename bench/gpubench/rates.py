@@ -119,8 +119,14 @@ def _refused(rows: Sequence[Mapping[Any, Any]]) -> str | None:
 
 
 def _rate(rows: Sequence[Mapping[Any, Any]], name: str, case_id: str) -> Estimate:
-    """Steps a second over the trials, with the errors of measuring and of choosing a specimen."""
+    """Steps a second over the trials, with the errors of measuring and of choosing a specimen.
+
+    What was modelled has its model's error, and that for all cases of a card alike.
+    """
     logs = [-math.log(row["median_s"]) for row in rows]
+    if rows[0]["provenance"] == "modelled":
+        reach = max(math.log(row["high_s"] / row["low_s"]) / 2 for row in rows)
+        return Estimate(math.fsum(logs) / len(logs), {f"model of {name}": reach / Z80})
     if len(logs) > 1:
         noise = stats.mean_half_width(logs, 0.80) / Z80 if len(set(logs)) > 1 else 0.0
     else:  # of one process only its own 95 % interval is known

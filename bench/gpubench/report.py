@@ -128,11 +128,11 @@ def render_report(frame: pd.DataFrame, profile: Profile | None = None) -> str:
     figures = page.draw_figures(frame)
     sections = [
         Section("summary", "In short", _summary(series) + _not_drawn(figures)),
+        Section("score", "Selection score", _score(frame, scored)),
         *(
             Section(f"figure-{figure.name}", figure.title, page.figure_body(figure))
             for figure in figures
         ),
-        Section("score", "Selection score", _score(frame, scored)),
         Section("comparison", "Comparison", _comparison(frame)),
         Section("problems", "What did not work", _problems(series)),
         Section("flags", "Flags", _flags(series)),

@@ -91,11 +91,15 @@ def conclusions(results: Results) -> list[str]:
         most = max((one.present for one in results.incomplete), default=0)
         wanted = f"no card has all {len(profile.cases)} cases of profile {profile.name}"
         return [f"no score: {wanted}; the most is {most}, and `gpubench run --suite full` has all"]
-    names = [render.clean(one.name) for one in ranking.as_good]
+    cards = {
+        f"{one.card_id} ({one.provenance})": render.clean(marked(one.card, one.provenance))
+        for one in results.found
+    }
+    names = [cards[one.name] for one in ranking.as_good]
     first = f"selection score, profile {profile.name}: {names[0]} leads"
     tied = f", and {', '.join(names[1:])} can't be told from it" if names[1:] else ""
     scale = (
-        f"100 is {render.clean(results.reference)}; 80 % intervals; value is at launch prices, "
+        f"100 is {cards[results.reference or '']}; 80 % intervals; value is at launch prices, "
         "efficiency at measured energy, else board power"
     )
     return [first + tied, scale]

@@ -402,6 +402,13 @@ def test_modelled_rows_are_another_card_than_measured_ones():
     ]
 
 
+def test_the_error_of_a_model_is_that_of_all_its_cases_together_and_does_not_average_out():
+    rows = [row(case=case, provenance="modelled", low_s=0.08, high_s=0.125) for case in CASES]
+    found = only(rows)
+    mean = geometric_mean((found.rates[case], weight) for case, weight in CASES.items())
+    assert mean.high / mean.value == pytest.approx(1.25)
+
+
 def test_what_the_card_does_not_support_is_a_gap_unless_it_was_measured_after_all():
     lacks = row(status="unsupported", reason="no bf16", median_s=math.nan)
     assert only([lacks]).gaps == {"first": "unsupported: no bf16"}

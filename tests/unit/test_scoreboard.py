@@ -70,7 +70,7 @@ def test_compare_ends_with_the_scores_of_cards_that_have_all_cases(write, capsys
     assert [name for name in ("4090", "3090", "A10") for line in lines if name in line]
     assert lines[0].split()[3] == "4090"
     assert "10 of 10" in lines[0]
-    assert "geforce-rtx-4090 (measured) leads" in err
+    assert "NVIDIA GeForce RTX 4090 leads" in err
     assert "value: ranked apart" in lines[2]  # a data-centre card has no launch price
 
 

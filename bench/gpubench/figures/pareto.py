@@ -49,7 +49,7 @@ def figure(frame: Any) -> Any | None:
         for cost, one, card, provenance in points:
             drawing.add_trace(_point(cost, one, card, colors[card.card_id, provenance]), *where)
         drawing.update_xaxes(
-            _panels.log_axis([cost for cost, *_ in points], 1.5), row=1, col=position + 1
+            _panels.log_axis([cost for cost, *_ in points], 2), row=1, col=position + 1
         )
         ends = [
             end
@@ -99,8 +99,8 @@ def _point(cost: float, one: Score, card: Card, series: Series) -> Any:
         y=[speed.value],
         error_y=_panels.whisker([speed.value], [speed.low], [speed.high]),
         marker=series.marker("circle", 10),
-        text=[safe(series.card)],
-        textposition="top center",
+        text=[f"  {safe(series.card)}"],
+        textposition="middle right",
         textfont={"size": 10},
         hovertext=[_hover(one, card, series)],
         hoverinfo="text",
