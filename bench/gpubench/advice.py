@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gpubench import render, scaling
@@ -155,26 +156,24 @@ def label(card_id: str) -> str:
 # table -----------------------------------------------------------------------------------------
 
 
-def columns(answer: Answer) -> tuple[Column, ...]:
-    """The table's columns: what differs between the cards, and what was asked for."""
-    shown = rows(answer, None)
-    per_day = (
-        [Column("tokens_text", "tokens a day [80 %]", right=True)] if answer.question.job else []
-    )
-    origins = {row["provenance"] for row in shown}
-    return (
-        Column("card", "card"),
-        Column("score_text", "score [80 %]", right=True),
-        Column("ratio_text", "of the first", right=True),
-        *(Column(part, part, lambda value: f"{value:.0f}", right=True) for part in PARTS),
-        Column("memory_text", "needs / usable", right=True),
-        *per_day,
-        Column("price_text", "price", right=True),
-        Column("job_cost_usd", "job", _dollars, right=True),
-        Column("pareto", "front", ", ".join),
-        *([Column("provenance", "origin")] if len(origins) > 1 else []),
-        *([Column("notes", "note", "; ".join)] if any(row["notes"] for row in shown) else []),
-    )
+def tables(answer: Answer, top: int, form: str) -> str:
+    """Two tables of the best, narrow enough for a terminal: how good, and what it takes."""
+    found = rows(answer, top)
+    if not found:
+        return ""
+    shown = with_text(found)
+    taken = [*TAKES[:2], *(PER_DAY if answer.question.job else ()), *TAKES[2:]]
+    if len({row["provenance"] for row in found}) > 1:
+        taken.append(Column("provenance", "origin"))
+    if any(row["notes"] for row in found):
+        taken.append(Column("notes", "note", "; ".join))
+    price = render.clean(next((row["price_kind"] for row in found if row["price_kind"]), "no"))
+    taken = [
+        replace(column, heading=f"{price} price") if column.key == "price_text" else column
+        for column in taken
+    ]
+    both = (render.rows(shown, columns, form, "") for columns in (SCORES, taken))
+    return "\n".join(both)
 
 
 def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -183,36 +182,50 @@ def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         row
         | {
             "card": ("≈ " if row["as_good_as_winner"] else "  ") + row["card"],
-            "score_text": _interval(row, "score", "{:.0f}"),
-            "ratio_text": _interval(row, "of_winner", "{:.2f}"),
+            "score_text": _interval(row, "score", 0),
+            "ratio_text": _interval(row, "of_winner", 2),
             "memory_text": f"{row['memory_needed_bytes'] / GIB:.1f} / "
             f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
-            "tokens_text": _interval(row, "tokens_per_day", "{}", render.quantity("")),
+            "tokens_text": _interval(row, "tokens_per_day", 0, 1e6),
             "price_text": price_text(row),
         }
         for row in found
     ]
 
 
-def _interval(row: Mapping[str, Any], key: str, form: str, show: Any = None) -> str | None:
+def _interval(row: Mapping[str, Any], key: str, decimals: int, unit: float = 1.0) -> str | None:
     ends = [row[key], row[f"{key}_low"], row[f"{key}_high"]]
     if ends[0] is None:
         return None
-    middle, low, high = (form.format(show(end).strip() if show else end) for end in ends)
+    middle, low, high = (f"{end / unit:,.{decimals}f}" for end in ends)
     return f"{middle} [{low}, {high}]"
 
 
 def price_text(row: Mapping[str, Any]) -> str | None:
-    """``$1,499 launch 2020-09``: a price never stands without its date and kind."""
+    """``$1,499, 2020-09``, below a heading that says whose price it is."""
     if row["price_usd"] is None:
         return None
-    return " ".join(
-        filter(None, (_dollars(row["price_usd"]), row["price_kind"], row["price_date"]))
-    )
+    return ", ".join(filter(None, (_dollars(row["price_usd"]), row["price_date"])))
 
 
 def _dollars(value: float) -> str:
     return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+
+
+SCORES = (
+    Column("card", "card"),
+    Column("score_text", "score [80 %]", right=True),
+    *(Column(part, part, lambda value: f"{value:.0f}", right=True) for part in PARTS),
+    Column("pareto", "front", ", ".join),
+)
+TAKES = (
+    Column("card", "card"),
+    Column("ratio_text", "of the first", right=True),
+    Column("memory_text", "needs / usable", right=True),
+    Column("price_text", "price", right=True),
+    Column("job_cost_usd", "job", _dollars, right=True),
+)
+PER_DAY = (Column("tokens_text", "million tokens a day", right=True),)
 
 
 # words -----------------------------------------------------------------------------------------
@@ -231,16 +244,12 @@ def text(answer: Answer, form: str, top: int) -> str:
         return render.rows(rows(answer), (), form, "recommendation", beside)
     if form == "csv":
         return render.rows(rows(answer), (), form, "recommendation")
-    shown = with_text(rows(answer, top))
-    table = render.rows(shown, columns(answer), form, "recommendation") if shown else ""
-    blocks = [
-        sentence(answer),
-        table,
-        "\n".join(_apart(answer)),
-        "\n".join(_excluded(answer)),
-        "\n".join(_what_would_change(answer)),
-        "\n".join(assumptions(answer)),
-    ]
+    said = [sentence(answer)]
+    below = [_apart(answer), _excluded(answer), _what_would_change(answer), assumptions(answer)]
+    said += ["\n".join(lines) for lines in below]
+    # names of profiles, price files and cards of one's own are text from files
+    first, *rest = (render.clean_lines(block) for block in said)
+    blocks = [first, tables(answer, top, form), *rest]
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 

@@ -94,6 +94,15 @@ def test_a_comparison_without_the_cases_of_the_profile_has_no_table_of_scores(wr
     assert found["kind"] == "comparison"
 
 
+def test_a_recommendation_takes_what_the_files_measured(write, capsys):
+    assert main(["recommend", write(), "--format", "json"]) == 0
+    rows = {row["card_id"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert {rows[card]["provenance"] for card in CARDS} == {"measured"}
+    assert rows["geforce-rtx-4080"]["provenance"] == "modelled"
+    ratio = rows["geforce-rtx-4090"]["performance"] / rows["geforce-rtx-3090"]["performance"]
+    assert ratio == pytest.approx(1.7)
+
+
 def test_the_report_has_scores_and_a_figure_only_where_there_are_two_cards(write):
     both = render_report(table.load([write()]))
     assert "4090" in section(both, "score")
