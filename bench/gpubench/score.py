@@ -244,7 +244,7 @@ def rank(
     lack one (a price, mostly) stand apart, so that a missing part neither wins nor loses.
     """
     failed = {one.name: bars(one, needs or Needs()) for one in candidates}
-    ordered = sorted(candidates, key=lambda one: one.name)
+    ordered = sorted(candidates, key=lambda one: one.name)  # and sorting is stable
     passed = [score(one, reference, weights, cases) for one in ordered if not failed[one.name]]
     whole = [one for one in passed if one.total is not None]
     fewest = min((one.without for one in whole), key=lambda names: (len(names), names), default=())
@@ -253,11 +253,11 @@ def rank(
         (one.candidate, (Bar("case", _incomplete(one)),)) for one in passed if one.total is None
     ]
     return Ranking(
-        scored=tuple(sorted(scored, key=lambda one: (-_log(one), one.name))),
+        scored=tuple(sorted(scored, key=_log, reverse=True)),
         apart=tuple(
             sorted(
                 (one for one in whole if one.without != fewest),
-                key=lambda one: (len(one.without), one.without, -_log(one), one.name),
+                key=lambda one: (len(one.without), one.without, -_log(one)),
             )
         ),
         barred=(*((one, failed[one.name]) for one in ordered if failed[one.name]), *gaps),

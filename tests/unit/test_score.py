@@ -116,12 +116,16 @@ def test_the_reference_moves_all_scores_alike_and_no_tie(cards, shares, data):
         assert ratios[0].deviation == pytest.approx(ratios[1].deviation, abs=1e-9)
 
 
-@given(candidates(least=3), weights(), st.randoms())
-def test_the_order_of_the_rows_does_not_matter(cards, shares, random):
+@given(candidates(least=3), weights(), st.randoms(), st.booleans(), AMOUNT)
+def test_the_order_of_the_rows_does_not_matter(cards, shares, random, equal, limit):
+    """Neither where several are equal, nor in what is left out."""
+    if equal:
+        cards = [replace(cards[0], name=card.name) for card in cards]
     shuffled = list(cards)
     random.shuffle(shuffled)
-    assert score.rank(cards, cards[0], shares, CASES) == score.rank(
-        shuffled, cards[0], shares, CASES
+    needs = Needs(price_limit=limit)
+    assert score.rank(cards, cards[0], shares, CASES, needs) == score.rank(
+        shuffled, cards[0], shares, CASES, needs
     )
 
 
