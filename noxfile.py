@@ -275,6 +275,13 @@ def telemetry_cost(session: nox.Session) -> None:
     python(session, "benchmarks/telemetry_cost.py", *session.posargs)
 
 
+@nox.session(name="validate-memory")
+def validate_memory(session: nox.Session) -> None:
+    """Hold the modelled memory and FLOPs of training jobs against torch's fake tensors."""
+    ready("run")
+    python(session, "benchmarks/validate_memory.py", *session.posargs)
+
+
 @nox.session(name="verdict-study")
 def verdict_study(session: nox.Session) -> None:
     """Measure this machine's false alarms and power again: 20 quick runs, all ways to split them.
@@ -286,6 +293,17 @@ def verdict_study(session: nox.Session) -> None:
     if session.posargs != ["evaluate"]:
         python(session, "benchmarks/verdict_study/measure.py", *session.posargs)
     python(session, "benchmarks/verdict_study/evaluate.py")
+
+
+@nox.session(name="validate-prediction")
+def validate_prediction(session: nox.Session) -> None:
+    """Predict each card of the published results from the others, and say how far off that is.
+
+    Further results in the format of bench/gpubench/data/published.csv may follow ``--``; without
+    any, docs/prediction.json and its figure are made again. Takes about two minutes.
+    """
+    ready("dev")
+    python(session, "benchmarks/validate_prediction.py", *session.posargs)
 
 
 @nox.session(name="time-to-precision")

@@ -26,6 +26,13 @@ NOMINAL_COMPUTE_SHARE = 0.6
 NOMINAL_BANDWIDTH_SHARE = 0.8
 NOMINAL_LAUNCH_S = 5e-6
 
+# What is left of a card's memory once the driver has its part, by the totals that torch prints in
+# out-of-memory reports: 7.8 of 8 GiB (RTX 3070), 23.7 of 24 (RTX 3090), 39.4 of 40 (A100). Error
+# correction takes a sixteenth more of GDDR, where it is on as delivered: 14.6 of 16 (T4), 22.0 of
+# 24 (L4), 44.3 of 48 (A40).
+USABLE_SHARE = 0.975
+USABLE_SHARE_INLINE_ECC = 0.91
+
 # Drivers keep up to 8 % of the memory back, most of it for error correction (T4: 14.7 of 16 GiB).
 MEMORY_TOLERANCE = 0.15
 
@@ -51,12 +58,19 @@ class Card:
     confidence: str
     driver_names: tuple[str, ...]
     pcie_generation: float | None = None
+    nvlink: float = 0.0
+    inline_ecc: bool = False
 
     @property
     def capability(self) -> tuple[int, int]:
         """Compute capability as numbers, (8, 9)."""
         major, minor = self.compute_capability.split(".")
         return int(major), int(minor)
+
+    @property
+    def usable_bytes(self) -> float:
+        """Memory that programs can have: the card's, less what the driver keeps back."""
+        return self.memory_bytes * (USABLE_SHARE_INLINE_ECC if self.inline_ecc else USABLE_SHARE)
 
     def peak_flops(self, precision: str) -> float | None:
         """Dense peak in FLOP/s of products in ``precision``; None where the card lacks it."""
@@ -167,4 +181,6 @@ def _card(row: dict[str, str]) -> Card:
         confidence=row["confidence"],
         driver_names=(row["name"], *(name for name in row["name_aliases"].split("|") if name)),
         pcie_generation=number("pcie_gen"),
+        nvlink=(number("nvlink_gbs") or 0.0) * 1e9,
+        inline_ecc=row["series"] == "dc" and row["memory_type"].startswith("GDDR"),
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VERBS = {
     "devices": "what is here, and which card of the catalogue it is",
     "doctor": "is this machine fit to measure, and what to type if not",
-    "list": "what there is: workloads, suites, cards, profiles or figures",
+    "list": "what there is: workloads, suites, cards, models, profiles or figures",
     "run": "measure a suite and keep the results",
     "show": "result files as one readable table",
     "compare": "which is faster, and is that real",
@@ -34,8 +34,10 @@ VERBS = {
     "calibrate": "learn this machine's own noise, for its verdicts",
     "history": "where the results of a machine changed over its runs",
     "report": "one HTML page of results, offline",
+    "recommend": "which card for this work, how surely, and what would change that",
     "validate": "check that result files are whole and well-formed",
     "export": "results for pytest-benchmark, or every sample as CSV",
+    "predict": "a suite on cards that are not at hand, modelled",
     "import": "a result file from pytest-benchmark's JSON",
 }
 

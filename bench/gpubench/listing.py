@@ -7,14 +7,20 @@ from typing import Any
 
 from gpubench import plugins
 from gpubench.cards import catalogue
-from gpubench.render import Column, gibibytes, quantity
+from gpubench.render import Column, gibibytes, number, quantity
 
 Listing = tuple[list[dict[str, Any]], tuple[Column, ...]]
 
 
 def listing(what: str) -> Listing:
-    """Rows and columns of ``workloads``, ``suites``, ``cards``, ``profiles`` or ``figures``."""
-    makers = {"workloads": workloads, "suites": suites, "cards": cards, "figures": figures}
+    """Rows and columns of one of the kinds that `gpubench list` takes."""
+    makers = {
+        "workloads": workloads,
+        "suites": suites,
+        "cards": cards,
+        "models": models,
+        "figures": figures,
+    }
     return makers[what]() if what in makers else files(what)
 
 
@@ -89,6 +95,37 @@ def cards() -> Listing:
         Column("power_w", "power", lambda watts: f"{watts:g} W", right=True),
         Column("launch_date", "launch"),
         Column("launch_price_usd", "price then", lambda price: f"${price:g}", right=True),
+    )
+
+
+def models() -> Listing:
+    """Every model with its modelled memory of a training step of 512 tokens, in bf16 with AdamW."""
+    from gpubench.job import METHODS, Job, all_models
+
+    def memory(model: Any, method: str) -> float:
+        return Job(model, method, sequence=min(512, model.positions)).memory().total_bytes
+
+    rows = [
+        {
+            "name": name,
+            "parameters": model.parameters,
+            "layers": model.layers,
+            "hidden": model.hidden,
+            "positions": model.positions,
+            **{f"{method}_bytes": memory(model, method) for method in METHODS},
+            "source": model.source,
+        }
+        for name, model in all_models().items()
+    ]
+    return rows, (
+        Column("name", "model"),
+        Column("parameters", "parameters", lambda n: f"{number(n / 1e9)} billion", right=True),
+        Column("layers", "layers", right=True),
+        Column("hidden", "hidden", right=True),
+        Column("positions", "tokens", right=True),
+        Column("full_bytes", "full", gibibytes, right=True),
+        Column("lora_bytes", "LoRA", gibibytes, right=True),
+        Column("qlora_bytes", "QLoRA", gibibytes, right=True),
     )
 
 

@@ -1,9 +1,9 @@
 """Folders to modules and TOML files: how one new file becomes an extension.
 
-A *kind* is a folder name: ``workloads``, ``kernels``, ``backends``, ``figures``, ``suites`` or
-``profiles``. Every file in such a folder is an extension named after its stem; a leading
-underscore hides a file (shared helpers). Folders are searched in the installed package, in the
-checkout (``kernels/`` lies beside ``bench/`` there), and below each folder listed in the
+A *kind* is a folder name: ``workloads``, ``kernels``, ``backends``, ``figures``, ``suites``,
+``profiles`` or ``models``. Every file in such a folder is an extension named after its stem; a
+leading underscore hides a file (shared helpers). Folders are searched in the installed package, in
+the checkout (``kernels/`` lies beside ``bench/`` there), and below each folder listed in the
 environment variable ``GPUBENCH_PATH``, so a user's own files need no change to this package.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from gpubench.errors import UsageError, unknown_name
 
 PACKAGE = Path(__file__).parent
-KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles")
+KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles", "models")
 
 
 def checkout() -> Path | None:

@@ -126,14 +126,21 @@ def text_of(column: Column, row: Row) -> str:
     return UNKNOWN if missing(value) else clean(column.show(value))
 
 
-def rows(rows: Sequence[Row], columns: Sequence[Column], form: str, kind: str) -> str:
+def rows(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    form: str,
+    kind: str,
+    beside: Mapping[str, Any] | None = None,
+) -> str:
     """Rows in one of FORMATS, ending in a newline.
 
-    ``kind`` names the rows in the JSON envelope: ``{"kind": …, "version": …, "rows": […]}``.
+    ``kind`` names the rows in the JSON envelope: ``{"kind": …, "version": …, "rows": […]}``;
+    ``beside`` are further entries of it, for what is said of all rows together.
     """
     if form == "json":
         plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
-        envelope = {"kind": kind, "version": JSON_VERSION, "rows": plain}
+        envelope = {"kind": kind, "version": JSON_VERSION, **_plain(beside or {}), "rows": plain}
         return _json(envelope, indent=1) + "\n"
     if form == "csv":
         return _csv(rows)

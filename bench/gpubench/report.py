@@ -16,11 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from gpubench import calibration, compare, history, page, plugins, render, table
+from gpubench import calibration, compare, history, page, plugins, render, scoreboard, table
 from gpubench.errors import CannotWrite, UsageError
 from gpubench.history import History
 from gpubench.names import case_labels, natural
 from gpubench.page import Section, count, escape
+from gpubench.profile import DEFAULT, PROFILE, Profile, load_profile
 from gpubench.record import FAILURES
 from gpubench.render import Column
 from gpubench.series import Series, card_label, good, records, series_of
@@ -79,14 +80,16 @@ FAILED = (
 )
 
 
-def write_report(frame: pd.DataFrame, output: str) -> Path:
+def write_report(frame: pd.DataFrame, output: str, profile: Profile | None = None) -> Path:
     """Write the page for the rows that `table.load` gave; an older one is replaced as a whole.
+
+    ``profile`` is what its selection score weighs; by default the balanced one.
 
     Raises:
         CannotWrite: the folder or the file can't be written.
         UsageError: a figure of the user's breaks the contract or fails.
     """
-    return _write(render_report(frame), output)
+    return _write(render_report(frame, profile), output)
 
 
 def write_history(frame: pd.DataFrame, found: Sequence[History], output: str) -> Path:
@@ -117,12 +120,15 @@ def _write(text: str, output: str) -> Path:
     return path
 
 
-def render_report(frame: pd.DataFrame) -> str:
+def render_report(frame: pd.DataFrame, profile: Profile | None = None) -> str:
     """The whole page as text."""
+    scored = profile or load_profile(DEFAULT)
+    frame.attrs[PROFILE] = scored  # for the figures, which are given the frame alone
     series = series_of(frame)
     figures = page.draw_figures(frame)
     sections = [
         Section("summary", "In short", _summary(series) + _not_drawn(figures)),
+        Section("score", "Selection score", _score(frame, scored)),
         *(
             Section(f"figure-{figure.name}", figure.title, page.figure_body(figure))
             for figure in figures
@@ -294,6 +300,28 @@ def _highlights(one: Series) -> list[tuple[str, dict[str, Any]]]:
         of_peak = "" if share is None else f", {render.percent(share)} of the catalogue's peak"
         found.append((f"{labels[row['case_id'], row['cache']]}{of_peak}", row))
     return found
+
+
+# score -----------------------------------------------------------------------------------------
+
+
+def _score(frame: pd.DataFrame, profile: Profile) -> str:
+    """The scores of two cards or more; nothing where there is nothing to choose from."""
+    results = scoreboard.read(records(frame), profile)
+    if results is None:
+        return ""
+    intro = (
+        f"By profile {profile.name}: {profile.summary}. Each part is relative to the reference, "
+        "which has 100; the score is their weighted geometric mean. A card that lacks a case of "
+        "the profile has no score."
+    )
+    return "\n".join(
+        [
+            f'<p class="caption">{escape(intro)}</p>',
+            *(f"<p>{page.code(line)}</p>" for line in scoreboard.conclusions(results)),
+            page.rows_table(scoreboard.rows_of(results), [*scoreboard.COLUMNS, ORIGIN]),
+        ]
+    )
 
 
 # comparison ------------------------------------------------------------------------------------

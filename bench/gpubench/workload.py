@@ -122,6 +122,35 @@ class Case:
         return value if isinstance(value, str) else None
 
 
+def parse_case_id(case_id: str) -> tuple["Workload", dict[str, Value]]:
+    """The workload and parameters of `Case.id`, each value of its axis' type.
+
+    Raises:
+        UsageError: there is no such workload, an axis is missing or unknown, or a value is of
+            another type than the axis has.
+    """
+    name, _, inside = case_id.partition(":")
+    found = get_workload(name)
+    texts = dict(part.split("=", 1) for part in inside.split(",") if "=" in part)
+    for axis in texts.keys() - found.axes.keys():
+        raise unknown_name(f"axis of {name}", axis, found.axes)
+    params: dict[str, Value] = {}
+    for axis, values in found.axes.items():
+        if axis not in texts:
+            raise UsageError(f"{case_id!r} lacks {axis}", f"{name} has {', '.join(found.axes)}")
+        params[axis] = _parse_value(texts[axis], values[0], f"{case_id!r}: {axis}")
+    return found, params
+
+
+def _parse_value(text: str, like: Value, where: str) -> Value:
+    """The inverse of `format_value`, for a value of the same type as ``like``."""
+    try:
+        return {"true": True, "false": False}[text] if isinstance(like, bool) else type(like)(text)
+    except (KeyError, ValueError) as error:
+        kind = type(like).__name__
+        raise UsageError(f"{where} = {text!r} is no {kind}", f"such as {like!r}") from error
+
+
 def format_value(value: Value) -> str:
     """An axis value as case ids and result files spell it; TOML's spelling for booleans."""
     return str(value).lower() if isinstance(value, bool) else str(value)

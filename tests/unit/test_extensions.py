@@ -37,7 +37,15 @@ workload = "doubling"
 [[case]]
 workload = "halving"
 """,
-    "profiles/mine.toml": 'summary = "my own weights"\n',
+    "profiles/mine.toml": """
+summary = "my own weights"
+reference = "tesla-t4"
+[weights]
+performance = 1
+memory = 3
+[cases]
+"doubling:n=1000" = 1
+""",
     "figures/mine.py": """
 import plotly.graph_objects as go
 
@@ -121,3 +129,8 @@ def test_a_virtual_card_prices_a_workload_of_ones_own(extended):
     )
     assert "(virtual)" in out
     assert "halving" in out
+
+
+def test_a_profile_of_ones_own_recommends_by_cases_of_ones_own(extended):
+    out = gpubench(extended, "recommend", "--profile", "mine", "--cards", "*t4", "*l4")
+    assert out.startswith("L4 for profile mine: ")

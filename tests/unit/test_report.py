@@ -23,11 +23,12 @@ from gpubench.names import case_labels, natural
 from gpubench.report import render_report, write_report
 from gpubench.series import COLORS, series_of
 
-# Without the one that needs many runs: test_history.py holds it to the contract.
+# Without those that need many runs or all cases of a profile: test_history.py and
+# test_scoreboard.py hold them to the contract.
 FIGURES = [
     import_module(f"gpubench.figures.{name}")
     for name in plugins.files("figures", ".py")
-    if name != "history"
+    if name not in ("history", "pareto")
 ]
 CARDS = {
     "4090": {

@@ -27,11 +27,32 @@ def add_min_effect(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def add_profile(sub: argparse.ArgumentParser) -> None:
+    """``--profile``, the same for every verb that scores."""
+    sub.add_argument(
+        "--profile",
+        default="balanced",
+        metavar="NAME|FILE.toml",
+        help="what the selection score weighs; default: balanced",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def amount(text: str) -> float:
+    """A number above zero: ``1000``, ``0.15`` or ``1e8``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    return value
 
 
 def share(text: str) -> float:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gpubench import errors
-from gpubench.verbs._flags import add_format, add_min_effect, add_results
+from gpubench.verbs._flags import add_format, add_min_effect, add_profile, add_results
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -21,20 +21,26 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         help="what tells the sides apart; default: card where there are several, else run",
     )
     add_min_effect(sub)
+    add_profile(sub)
     sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
     add_format(sub)
 
 
 def call(arguments: argparse.Namespace) -> int:
     """Print verdicts."""
-    from gpubench import calibration, table
+    from gpubench import calibration, scoreboard, table
     from gpubench import compare as comparison
+    from gpubench.profile import load_profile
 
     frame = table.load(arguments.results)
     floor, said = calibration.floor_for(frame, arguments.min_effect)
     found = comparison.compare(frame, arguments.by, arguments.baseline, floor)
     print(comparison.text(found, arguments.format), end="")
-    for line in (*comparison.conclusions(found), said):
+    scores = scoreboard.read(frame.to_dict("records"), load_profile(arguments.profile))
+    if scores and scores.comparable and arguments.format in ("table", "markdown"):
+        print(f"\n{scoreboard.text(scores, arguments.format)}", end="")
+    judged = scoreboard.conclusions(scores) if scores else []
+    for line in (*comparison.conclusions(found), said, *judged):
         print(line, file=sys.stderr)
     if comparison.at_other_times(frame, arguments.by):
         print(comparison.WEAKER_DESIGN, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``gpubench list``: what there is: the extensions of a kind, or the catalogue."""
+"""``gpubench list``: what there is: the extensions of a kind, or the catalogue of cards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from gpubench import errors
 from gpubench.verbs._flags import add_format
 
-KINDS = ("workloads", "suites", "cards", "profiles", "figures")
+KINDS = ("workloads", "suites", "cards", "models", "profiles", "figures")
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:

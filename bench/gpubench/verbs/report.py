@@ -6,12 +6,13 @@ import argparse
 import sys
 
 from gpubench import errors
-from gpubench.verbs._flags import add_results
+from gpubench.verbs._flags import add_profile, add_results
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Flags of ``report``."""
     add_results(sub)
+    add_profile(sub)
     sub.add_argument(
         "-o",
         "--output",
@@ -23,10 +24,12 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Write the HTML report."""
+    from gpubench.profile import load_profile
     from gpubench.report import write_report
     from gpubench.table import load
 
     print(f"reading {len(arguments.results)} result argument(s) …", file=sys.stderr)
-    path = write_report(load(arguments.results), arguments.output)
+    profile = load_profile(arguments.profile)
+    path = write_report(load(arguments.results), arguments.output, profile)
     print(path)
     return errors.EXIT_DONE

@@ -1,0 +1,473 @@
+"""How a recommendation is said: a sentence, a table, who is left out, what would change it."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from gpubench import render, scaling
+from gpubench.cards import GIB, catalogue
+from gpubench.estimate import Estimate, geometric_mean
+from gpubench.profile import PARTS
+from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, ways_to_fit
+from gpubench.render import Column
+from gpubench.score import Score
+from gpubench.sensitivity import Change
+
+DAY = 86400.0
+#: a job that fills more than this of the usable memory has no room for the model's error
+TIGHT = 0.9
+NAMED = 3
+KINDS = {
+    "memory": "too little memory",
+    "precision": "the precision is not in hardware",
+    "price": "over the price limit, or without a known price",
+    "case": "a case without a number",
+}
+
+
+# rows ------------------------------------------------------------------------------------------
+
+
+def rows(answer: Answer, top: int | None = None) -> list[dict[str, Any]]:
+    """A row for every card, the ranked ones first; units are in the keys.
+
+    ``top`` keeps that many of the ranked ones and nobody else, for a table.
+    """
+    ranking = answer.ranking
+    good = {one.name for one in ranking.as_good}
+    ranked = [
+        _row(answer, one, "winner" if one is ranking.scored[0] else "ranked")
+        | {"as_good_as_winner": one.name in good}
+        for one in ranking.scored[:top]
+    ]
+    if top is not None:
+        return ranked
+    apart = [_row(answer, one, "apart") for one in ranking.apart]
+    barred = [
+        _facts(answer, answer.options[candidate.name])
+        | {
+            "standing": "excluded",
+            "reasons": [bar.reason for bar in bars],
+            "reason_kinds": [bar.kind for bar in bars],
+        }
+        for candidate, bars in ranking.barred
+    ]
+    return [*ranked, *apart, *barred]
+
+
+def _row(answer: Answer, one: Score, standing: str) -> dict[str, Any]:
+    option = answer.options[one.name]
+    total = _total(one)
+    rank: dict[str, Any] = {"standing": standing, "score": total.value}
+    rank |= {"score_low": total.low, "score_high": total.high}
+    if standing != "apart":  # whose score is made of other parts
+        ratio = total / _total(answer.ranking.scored[0])
+        rank |= {
+            "of_winner": ratio.value,
+            "of_winner_low": ratio.low,
+            "of_winner_high": ratio.high,
+        }
+    parts = {part: one.parts[part].value if part in one.parts else None for part in PARTS}
+    return _facts(answer, option) | rank | parts | _costs(answer, option)
+
+
+def _facts(answer: Answer, option: Option) -> dict[str, Any]:
+    """What is known of a card, ranked or not, with every key that a ranked one fills."""
+    card, price = option.card, option.price
+    cases = len(answer.question.cases)
+    return {
+        "card_id": card.card_id,
+        "card": label(card.card_id),
+        "architecture": card.architecture,
+        "count": answer.question.count,
+        **dict.fromkeys(("standing", "score", "score_low", "score_high", "as_good_as_winner")),
+        **dict.fromkeys(("of_winner", "of_winner_low", "of_winner_high", *PARTS)),
+        "memory_needed_bytes": answer.needs.memory_bytes,
+        "memory_usable_bytes": card.usable_bytes,
+        "power_w": option.watts,
+        "price_usd": price.usd if price else None,
+        "price_date": price.date if price else None,
+        "price_kind": price.kind if price else None,
+        **dict.fromkeys(("tokens_per_day", "tokens_per_day_low", "tokens_per_day_high")),
+        **dict.fromkeys(("steps_per_day", "job_hours", "job_hours_low", "job_hours_high")),
+        **dict.fromkeys(("electricity_usd", "job_cost_usd", "largest_batch")),
+        "pareto": [],
+        "provenance": _provenance(option.measured, cases),
+        "measured_cases": option.measured,
+        "cases": cases,
+        "notes": list(option.notes),
+        "reasons": [],
+        "reason_kinds": [],
+    }
+
+
+def _costs(answer: Answer, option: Option) -> dict[str, Any]:
+    question, hours = answer.question, option.hours
+    if hours is None:
+        return {}
+    found: dict[str, Any] = {
+        "job_hours": hours.value,
+        "job_hours_low": hours.low,
+        "job_hours_high": hours.high,
+        "electricity_usd": option.electricity_usd,
+        "job_cost_usd": option.cost_usd,
+        "pareto": [
+            *(["price"] if option.card.card_id in answer.cheap else []),
+            *(["power"] if option.card.card_id in answer.frugal else []),
+        ],
+    }
+    if question.job:
+        rate = option.candidate.rates[JOB]
+        tokens = question.job.tokens * DAY
+        found |= {
+            "steps_per_day": rate.value * DAY,
+            "tokens_per_day": rate.value * tokens,
+            "tokens_per_day_low": rate.low * tokens,
+            "tokens_per_day_high": rate.high * tokens,
+            "largest_batch": question.job.largest_batch(option.card.usable_bytes),
+            "notes": [*option.notes, *_tight(answer, option)],
+        }
+    return found
+
+
+def _tight(answer: Answer, option: Option) -> list[str]:
+    left = option.card.usable_bytes - answer.needs.memory_bytes
+    if answer.needs.memory_bytes <= TIGHT * option.card.usable_bytes:
+        return []
+    return [f"tight: {left / GIB:.1f} GiB left"]
+
+
+def _provenance(measured: int, cases: int) -> str:
+    """Where a card's numbers come from."""
+    if not measured:
+        return "modelled"
+    return "measured" if measured == cases else f"{measured} of {cases} measured, else modelled"
+
+
+def label(card_id: str) -> str:
+    """A card as people call it, with its memory where that alone tells two apart."""
+    card = catalogue()[card_id]
+    name = card.name.removeprefix("NVIDIA ")
+    twins = [other for other in catalogue().values() if other.name == card.name]
+    return f"{name} {card.memory_bytes / GIB:.0f} GB" if len(twins) > 1 else name
+
+
+# table -----------------------------------------------------------------------------------------
+
+
+def tables(answer: Answer, top: int, form: str) -> str:
+    """Two tables of the best, narrow enough for a terminal: how good, and what it takes."""
+    found = rows(answer, top)
+    if not found:
+        return ""
+    shown = with_text(found)
+    taken = [*TAKES[:2], *(PER_DAY if answer.question.job else ()), *TAKES[2:]]
+    if len({row["provenance"] for row in found}) > 1:
+        taken.append(Column("provenance", "origin"))
+    if any(row["notes"] for row in found):
+        taken.append(Column("notes", "note", "; ".join))
+    price = render.clean(next((row["price_kind"] for row in found if row["price_kind"]), "no"))
+    taken = [
+        replace(column, heading=f"{price} price") if column.key == "price_text" else column
+        for column in taken
+    ]
+    both = (render.rows(shown, columns, form, "") for columns in (SCORES, taken))
+    return "\n".join(both)
+
+
+def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the cells that people read."""
+    return [
+        row
+        | {
+            "card": ("≈ " if row["as_good_as_winner"] else "  ") + row["card"],
+            "score_text": _interval(row, "score", 0),
+            "ratio_text": _interval(row, "of_winner", 2),
+            "memory_text": f"{row['memory_needed_bytes'] / GIB:.1f} / "
+            f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
+            "tokens_text": _interval(row, "tokens_per_day", 0, 1e6),
+            "price_text": price_text(row),
+        }
+        for row in found
+    ]
+
+
+def _interval(row: Mapping[str, Any], key: str, decimals: int, unit: float = 1.0) -> str | None:
+    ends = [row[key], row[f"{key}_low"], row[f"{key}_high"]]
+    if ends[0] is None:
+        return None
+    middle, low, high = (f"{end / unit:,.{decimals}f}" for end in ends)
+    return f"{middle} [{low}, {high}]"
+
+
+def price_text(row: Mapping[str, Any]) -> str | None:
+    """``$1,499, 2020-09``, below a heading that says whose price it is."""
+    if row["price_usd"] is None:
+        return None
+    return ", ".join(filter(None, (_dollars(row["price_usd"]), row["price_date"])))
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+
+
+SCORES = (
+    Column("card", "card"),
+    Column("score_text", "score [80 %]", right=True),
+    *(Column(part, part, lambda value: f"{value:.0f}", right=True) for part in PARTS),
+    Column("pareto", "front", ", ".join),
+)
+TAKES = (
+    Column("card", "card"),
+    Column("ratio_text", "of the first", right=True),
+    Column("memory_text", "needs / usable", right=True),
+    Column("price_text", "price", right=True),
+    Column("job_cost_usd", "job", _dollars, right=True),
+)
+PER_DAY = (Column("tokens_text", "million tokens a day", right=True),)
+
+
+# words -----------------------------------------------------------------------------------------
+
+
+def text(answer: Answer, form: str, top: int) -> str:
+    """The recommendation in one of `render.FORMATS`."""
+    if form == "json":
+        beside = {
+            "answer": sentence(answer),
+            "changes": [
+                vars(change) | {"text": change_text(change, answer)} for change in answer.changes
+            ],
+            "assumptions": assumptions(answer),
+        }
+        return render.rows(rows(answer), (), form, "recommendation", beside)
+    if form == "csv":
+        return render.rows(rows(answer), (), form, "recommendation")
+    said = [sentence(answer)]
+    below = [_apart(answer), _excluded(answer), _what_would_change(answer), assumptions(answer)]
+    said += ["\n".join(lines) for lines in below]
+    # names of profiles, price files and cards of one's own are text from files
+    first, *rest = (render.clean_lines(block) for block in said)
+    blocks = [first, tables(answer, top, form), *rest]
+    return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def sentence(answer: Answer) -> str:
+    """The answer, its tie, its reason, and where its numbers come from."""
+    if not answer.ranking.scored:
+        return " ".join(_nothing(answer))
+    winner = answer.ranking.scored[0]
+    option = answer.options[winner.name]
+    total = _total(winner)
+    several = f"{answer.question.count} × " if answer.question.count > 1 else ""
+    score = f"score {total.value:.0f} [{total.low:.0f}, {total.high:.0f}]"
+    head = f"{several}{label(winner.name)} for {_subject(answer)}: {score}{_lead(answer)}."
+    need, usable = answer.needs.memory_bytes / GIB, option.card.usable_bytes / GIB
+    fits = f"It needs {need:.1f} of {usable:.1f} GiB usable." if answer.question.job else ""
+    origin = _provenance(option.measured, len(answer.question.cases))
+    without = (
+        f"No card that passes has a known price, so {' and '.join(winner.without)} does not count."
+        if winner.without
+        else ""
+    )
+    parts = (head, _tie(answer), fits, without, f"The numbers are {origin}.")
+    return " ".join(filter(None, parts))
+
+
+def _total(one: Score) -> Estimate:
+    if one.total is None:
+        raise ValueError(f"{one.name} has no score")
+    return one.total
+
+
+def _subject(answer: Answer) -> str:
+    job = answer.question.job
+    if job is None:
+        return f"profile {answer.question.profile.name}"
+    checkpointing = ", checkpointing" if job.checkpointing else ""
+    return (
+        f"{job.method} training of {job.model.name} in {job.precision}, "
+        f"batch {job.batch} × {job.sequence} tokens{checkpointing}"
+    )
+
+
+def _lead(answer: Answer) -> str:
+    """By which part the winner is ahead of the next one most."""
+    if len(answer.ranking.scored) < 2:
+        return ", the only card that passes"
+    first, second = answer.ranking.scored[:2]
+    weights = answer.question.profile.weights
+    gains = {
+        part: weights[part] * (first.parts[part].log - second.parts[part].log)
+        for part in PARTS
+        if weights.get(part) and part in first.parts
+    }
+    part = max(gains, key=lambda name: gains[name])
+    factor = math.exp(first.parts[part].log - second.parts[part].log)
+    if factor <= 1:
+        return ""
+    return f", ahead of {label(second.name)} most by {part} ({100 * (factor - 1):+.0f} %)"
+
+
+def _tie(answer: Answer) -> str:
+    others = answer.ranking.as_good[1:]
+    if not others:
+        return "No other card comes as near as the error." if len(answer.ranking.scored) > 1 else ""
+    cheapest = min(
+        (one for one in answer.ranking.as_good if one.candidate.price_usd),
+        key=lambda one: one.candidate.price_usd or math.inf,
+        default=None,
+    )
+    tail = ""
+    if cheapest is not None and cheapest is not answer.ranking.scored[0]:
+        tail = f"; the cheapest of them is {label(cheapest.name)} at {_price(answer, cheapest)}"
+    return f"As good within the error: {_names([one.name for one in others])}{tail}."
+
+
+def _price(answer: Answer, one: Score) -> str:
+    price = answer.options[one.name].price
+    return _dollars(price.usd) + f" ({price.kind} {price.date})".replace(" )", ")") if price else ""
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = [label(name) for name in names[:NAMED]]
+    if len(names) > NAMED:
+        return f"{', '.join(shown)} and {len(names) - NAMED} more"
+    return ", ".join(shown[:-1]) + f" and {shown[-1]}" if len(shown) > 1 else "".join(shown)
+
+
+def _nothing(answer: Answer) -> Iterator[str]:
+    """That no card passes, and the nearest way to one that does."""
+    yield f"None of {len(answer.options)} cards passes for {_subject(answer)}."
+    room = [
+        candidate.usable_bytes
+        for candidate, bars in answer.ranking.barred
+        if {bar.kind for bar in bars} == {"memory"} and candidate.usable_bytes
+    ]
+    if not room:
+        return
+    ways = ways_to_fit(answer.question, max(room))
+    has = f"the {max(room) / GIB:.1f} GiB usable of the largest card that passes all else"
+    if ways:
+        yield f"It would fit {has} with {', or '.join(ways)}."
+    elif answer.question.job:
+        yield f"Nothing known here makes it fit {has}."
+    if answer.question.job and answer.question.count > 1:
+        yield "More cards don't help: data parallel, each holds the whole job."
+
+
+def _apart(answer: Answer) -> Iterator[str]:
+    """Cards that lack a part, set against the winner on the parts that both have."""
+    apart = answer.ranking.apart
+    if not apart:
+        return
+    lacking = " and ".join(apart[0].without)
+    yield (
+        f"Set apart: {len(apart)} cards without a known price, so without {lacking}; they are not "
+        "ranked with the others. Give theirs with --prices."
+    )
+    weights = answer.question.profile.weights
+    kept = [part for part in PARTS if weights.get(part) and part not in apart[0].without]
+    first = answer.ranking.scored[0]
+    alike = geometric_mean((first.parts[part], weights[part]) for part in kept)
+    ratio = _total(apart[0]) / alike
+    yield (
+        f"  By the other parts {label(apart[0].name)} is the best of them, {ratio.value:.2f} times "
+        f"[{ratio.low:.2f}, {ratio.high:.2f}] {label(first.name)}."
+    )
+
+
+def _excluded(answer: Answer) -> Iterator[str]:
+    """How many cards each gate stops, and those that came nearest, with their numbers."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for candidate, bars in answer.ranking.barred:
+        groups.setdefault(bars[0].kind, []).append((candidate.name, bars[0].reason))
+    if groups:
+        total = sum(map(len, groups.values()))
+        yield f"Excluded: {total} of {len(answer.options)} cards (all with --format json)."
+    for kind, members in groups.items():
+        nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
+        said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
+        yield f"  {len(members)} for {KINDS[kind]}: {said}"
+    job = answer.question.job
+    only = sum({bar.kind for bar in bars} == {"precision"} for _, bars in answer.ranking.barred)
+    if only and job and job.precision in ("bf16", "tf32"):
+        other = "fp16" if job.low else "fp32"
+        yield f"  {only} of them would pass with --precision {other}"
+
+
+def _distance(answer: Answer, kind: str, name: str) -> tuple[float, str]:
+    option = answer.options[name]
+    if kind == "memory":
+        return -option.card.usable_bytes, name
+    if kind == "price":
+        return (option.price.usd if option.price else math.inf), name
+    return -option.card.bandwidth, name
+
+
+def _what_would_change(answer: Answer) -> Iterator[str]:
+    if answer.changes:
+        yield "What would change the answer:"
+    for change in answer.changes:
+        yield f"  {change_text(change, answer)}"
+
+
+def change_text(change: Change, answer: Answer) -> str:
+    """One change in words, with its size."""
+    winner = label(change.winner) if change.winner else "no card"
+    percent = 100 * (change.after / change.before - 1) if change.before else math.inf
+    if change.kind == "weight":
+        return (
+            f"with {change.what} weighing {100 * change.after:.0f} % instead of "
+            f"{100 * change.before:.0f} %, {winner} would win"
+        )
+    if change.kind == "price":
+        other = change.what != change.winner
+        whose = f"{label(change.what)} cost" if other else "it cost"
+        return (
+            f"{winner} would win if {whose} {_dollars(change.after)} instead of "
+            f"{_dollars(change.before)} ({percent:+.0f} %)"
+        )
+    if change.kind == "limit":
+        return f"with a price limit of {_dollars(change.after)}, {winner} would win"
+    more = (change.after - change.before) / GIB
+    what = "the job" if answer.question.job else "a case"
+    by = f"more than {more:.1f} GiB more" if more > 0 else f"{-more:.1f} GiB less"
+    then = f"{winner} would {'win' if change.winner else 'pass'}"
+    return f"if {what} needed {by} ({change.after / GIB:.1f} in all), {then}"
+
+
+def assumptions(answer: Answer) -> list[str]:
+    """What the numbers rest on, the defaults included."""
+    question = answer.question
+    size = (
+        f"{question.tokens:,.0f} tokens (--tokens)"
+        if question.job
+        else f"what keeps the {label(question.profile.reference.card_id)} busy for "
+        f"{REFERENCE_HOURS:.0f} h"
+    )
+    mark = (
+        "≈ marks cards as good as the first within the error of the ratio, in which what all "
+        "share cancels."
+    )
+    cost = (
+        f"electricity at ${question.electricity:g} per kWh (--electricity) at measured draw, else "
+        f"board power, plus the price over {question.hours:,.0f} h of use (--hours); without the "
+        "host."
+    )
+    lines = [
+        f"Modelled from {answer.basis}; intervals hold 80 %. {mark}",
+        f"The job is {size}: {cost}",
+    ]
+    if question.prices is None:
+        lines.append("Prices are those at launch, with their month: never today's (--prices).")
+    if question.count > 1 and answer.ranking.scored:
+        card = answer.options[answer.ranking.scored[0].name].card
+        share, source = scaling.efficiency(card, question.count)
+        lines.append(
+            f"{question.count} cards, data parallel, each holding the whole job: "
+            f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of "
+            f"{question.count} times one {label(card.card_id)}, from {source}."
+        )
+    return lines

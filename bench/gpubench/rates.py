@@ -1,0 +1,154 @@
+"""What result files say of cards' rates, with errors: which rows may stand in a score at all.
+
+A failed trial, a wrong result, a rate above the peak leave a case without a number whatever other
+trials gave; virtual and published rows are not there at all.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpubench import stats
+from gpubench.cards import Card
+from gpubench.estimate import Z80, Estimate
+from gpubench.record import FAILURES
+
+#: two cards of one kind differ by 8 % on average (Sinha et al. 2022, arXiv:2208.11035, clusters of
+#: data-centre cards); of two independent normal deviations the mean difference is 2/√π of one
+CARD_SPREAD = 0.08 * math.sqrt(math.pi) / 2
+#: Board power is a limit: nodes of H100s drew 76 % of theirs in training (arXiv:2506.14551). One
+#: error for all cards whose draw was not measured, so that it only widens comparisons with others.
+DRAW_SPREAD = math.log(1 / 0.76)
+#: origins whose numbers may stand in a score; published ones don't carry across software
+SCORED_ORIGINS = ("measured", "modelled")
+#: what rows have to share to be one thing: see `compare.IDENTITY`
+VARIANT = ("cache", "workload_version", "workload_hash", "timer", "cold_by")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What result files say of one card: rates and draws by case, and why others have none."""
+
+    card_id: str
+    card: str
+    provenance: str
+    rates: Mapping[str, Estimate]
+    watts: Mapping[str, Estimate]
+    gaps: Mapping[str, str]
+
+
+def measurements(
+    rows: Sequence[Mapping[Any, Any]], cases: Mapping[str, float]
+) -> list[Measurement]:
+    """The cards of a table's rows (`table.load`), with what may stand in a score.
+
+    A case enters as the variant (cache, source of the workload, timer) that most cards have, since
+    only like compares with like, and by the newest software of a card.
+    """
+    wanted = [
+        row
+        for row in rows
+        if row["case_id"] in cases and row["provenance"] in SCORED_ORIGINS and row["card_id"]
+    ]
+    chosen = _variants(wanted)
+    cards: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    for row in wanted:
+        cards.setdefault((str(row["card_id"]), str(row["provenance"])), []).append(row)
+    return [_measurement(key, own, cases, chosen) for key, own in sorted(cards.items())]
+
+
+def _variants(rows: Sequence[Mapping[Any, Any]]) -> dict[str, tuple[str, ...]]:
+    """The variant of each case that most cards have; of equals the newest."""
+    having: dict[str, dict[tuple[str, ...], set[str]]] = {}
+    newest: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            variant = _variant(row)
+            having.setdefault(row["case_id"], {}).setdefault(variant, set()).add(row["card_id"])
+            newest[variant] = max(newest.get(variant, ""), str(row["started_at"]))
+    return {
+        case_id: max(found, key=lambda one: (len(found[one]), newest[one], one))
+        for case_id, found in having.items()
+    }
+
+
+def _variant(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(str(row.get(column)) for column in VARIANT)
+
+
+def _measurement(
+    key: tuple[str, str],
+    rows: Sequence[Mapping[Any, Any]],
+    cases: Mapping[str, float],
+    chosen: Mapping[str, tuple[str, ...]],
+) -> Measurement:
+    card_id, provenance = key
+    rates, watts, gaps = {}, {}, {}
+    for case_id in cases:
+        own = [row for row in rows if row["case_id"] == case_id]
+        if not own:
+            continue
+        if reason := _refused(own):
+            gaps[case_id] = reason
+            continue
+        alike = [row for row in own if row["status"] == "ok" and _variant(row) == chosen[case_id]]
+        if not alike:
+            gaps[case_id] = "measured as another variant than the other cards: see `compare`"
+            continue
+        software = [(str(row["torch"]), str(row["driver"])) for row in alike]
+        latest = software[max(range(len(alike)), key=lambda at: str(alike[at]["started_at"]))]
+        counted = [row for row, own in zip(alike, software, strict=True) if own == latest]
+        rates[case_id] = _rate(counted, f"{card_id} {provenance}", case_id)
+        if drawn := _draw(counted):
+            watts[case_id] = drawn
+    name = str(rows[-1]["card"] or card_id)
+    return Measurement(card_id, name, provenance, rates, watts, gaps)
+
+
+def _refused(rows: Sequence[Mapping[Any, Any]]) -> str | None:
+    """Why a case can't count, whatever else was measured of it."""
+    for row in rows:
+        if row["status"] in FAILURES:
+            return f"{row['status']}: {row['reason'] or 'no reason given'}"
+    if any("above_peak" in (row["flags"] or ()) for row in rows):
+        return "above_peak: faster than the card can be"
+    if all(row["status"] != "ok" for row in rows):
+        return f"{rows[-1]['status']}: {rows[-1]['reason'] or 'no reason given'}"
+    return None
+
+
+def _rate(rows: Sequence[Mapping[Any, Any]], name: str, case_id: str) -> Estimate:
+    """Steps a second over the trials, with the errors of measuring and of choosing a specimen.
+
+    What was modelled has its model's error, and that for all cases of a card alike.
+    """
+    logs = [-math.log(row["median_s"]) for row in rows]
+    if rows[0]["provenance"] == "modelled":
+        reach = max(math.log(row["high_s"] / row["low_s"]) / 2 for row in rows)
+        return Estimate(math.fsum(logs) / len(logs), {f"model of {name}": reach / Z80})
+    if len(logs) > 1:
+        noise = stats.mean_half_width(logs, 0.80) / Z80 if len(set(logs)) > 1 else 0.0
+    else:  # of one process only its own 95 % interval is known
+        low, high = rows[0]["low_s"], rows[0]["high_s"]
+        bounded = 0 < low <= high < math.inf
+        noise = math.log(high / low) / (2 * 1.96) if bounded else CARD_SPREAD
+    devices = {str(row.get("device_uuid_hash")) for row in rows}
+    spread = CARD_SPREAD / math.sqrt(len(devices))
+    errors = {f"noise {name} {case_id}": noise, f"specimen {name}": spread}
+    return Estimate(math.fsum(logs) / len(logs), errors)
+
+
+def _draw(rows: Sequence[Mapping[Any, Any]]) -> Estimate | None:
+    """Watts from the energy of a step; None where no trial read it."""
+    drawn = [
+        math.log(row["energy_j"] / row["median_s"])
+        for row in rows
+        if isinstance(row["energy_j"], int | float) and 0 < row["energy_j"] < math.inf
+    ]
+    return Estimate(math.fsum(drawn) / len(drawn)) if drawn else None
+
+
+def board_power(card: Card, count: int = 1) -> Estimate:
+    """What a card draws where nobody measured it: its board's limit, with how far that is off."""
+    return Estimate.of(card.power_w * count, {"draw below board power": DRAW_SPREAD})

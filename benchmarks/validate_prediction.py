@@ -1,0 +1,394 @@
+"""How far off is a prediction for a card that the model has never seen?
+
+    python benchmarks/validate_prediction.py [FILE.csv …] [--without TERM]
+
+Takes each card in turn out of the published results (the package's, and those of files in the same
+format), learns everything again without it, and predicts its results. What a program and its
+software cost is common to all cards of a series (one source, workload, precision and mode) and is
+learnt from the series' *other* cards, never from the card that is left out. Three baselines get the
+same: FLOPs over the dense peak, bytes over the bandwidth, and the larger of both (the plain
+roofline), each with one constant per series, the mean over its other cards. Prints tables as
+Markdown; without files it also writes docs/prediction.json and draws docs/prediction.svg.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from gpubench import efficiency, evidence
+from gpubench.cards import catalogue
+from gpubench.efficiency import Observation
+from gpubench.errors import GpubenchError
+from gpubench.predict import REACH
+from gpubench.published import load, published
+
+DOCS = Path(__file__).parents[1] / "docs"
+MODELS = ("model", "peak", "bandwidth", "roofline")
+TARGETS = {
+    "median": 0.06,
+    "p90": 0.18,
+    "coverage_from": 0.75,
+    "coverage_to": 0.85,
+    "spearman": 0.97,
+}
+# By a pair of names and a third: logarithms of seconds, or of ratios.
+Grouped = dict[tuple[str, str], dict[str, list[float]]]
+# Above this share of launches in the predicted time, the host's speed decides, not the card.
+MOST_LAUNCHES = 0.25
+# What each term of the model is where it does nothing.
+ABSENT = {
+    **dict.fromkeys(("cache", "power", "boost", "graphics chip", "fp16 on cuda cores"), 0.0),
+    "issue": 30.0,
+    "launch": -60.0,
+}
+# Below this many cards in a series an order says nothing.
+FEWEST_TO_ORDER = 3
+
+
+@dataclass(frozen=True)
+class Held:
+    """A result of a card that was left out, beside what each way of predicting says (log s)."""
+
+    observation: Observation
+    predicted: dict[str, float]
+    deviation: float
+    launch_share: float
+
+    @property
+    def actual(self) -> float:
+        """Logarithm of the published seconds."""
+        return math.log(self.observation.seconds)
+
+    def error(self, model: str) -> float:
+        """Relative, of the predicted time."""
+        return abs(math.expm1(self.predicted[model] - self.actual))
+
+    @property
+    def covered(self) -> bool:
+        """Whether the 80 % interval has it."""
+        return abs(self.predicted["model"] - self.actual) <= REACH * self.deviation
+
+
+def simple(step: Observation) -> dict[str, float]:
+    """The baselines' logarithms of seconds, up to a constant."""
+    compute, memory, *_ = efficiency.seconds_at_peak(step)
+    tiny = 1e-30
+    return {
+        "peak": math.log(max(compute, tiny)),
+        "bandwidth": math.log(max(memory, tiny)),
+        "roofline": math.log(max(compute, memory)),
+    }
+
+
+def leave_out(observations: Sequence[Observation], card_id: str) -> Iterator[Held]:
+    """Everything learnt without the card, and its results predicted: those of shared series."""
+    others = [one for one in observations if one.card.card_id != card_id]
+    learnt = efficiency.fit(others)
+    series = defaultdict(list)
+    for one in others:
+        series[one.source, one.series].append(one)
+    for one in observations:
+        same = series.get((one.source, one.series))
+        if one.card.card_id != card_id or not same:
+            continue
+        log, slope = learnt.log_seconds(one)
+        deviation = math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
+        predicted = {"model": log}
+        for name, value in simple(one).items():
+            offsets = [math.log(other.seconds) - simple(other)[name] for other in same]
+            predicted[name] = value + float(np.mean(offsets))
+        yield Held(one, predicted, deviation, slope["launch",])
+
+
+def spearman(rows: Sequence[Held], model: str) -> float:
+    """Rank correlation over the cards of a series, the mean over series of three cards or more."""
+    series = defaultdict(list)
+    for row in rows:
+        series[row.observation.source, row.observation.series].append(row)
+    found, weights = [], []
+    for same in series.values():
+        cards = defaultdict(list)
+        for row in same:
+            cards[row.observation.card.card_id].append((row.predicted[model], row.actual))
+        if len(cards) >= FEWEST_TO_ORDER:
+            pairs = np.array([np.mean(values, axis=0) for values in cards.values()])
+            if len(set(pairs[:, 0])) > 1:
+                found.append(float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic))
+                weights.append(len(cards))
+    return float(np.average(found, weights=weights)) if found else math.nan
+
+
+def summary(rows: Sequence[Held]) -> dict[str, Any]:
+    """Errors of each way over some results."""
+    out: dict[str, Any] = {
+        "results": len(rows),
+        "cards": len({row.observation.card.card_id for row in rows}),
+        "coverage": float(np.mean([row.covered for row in rows])),
+        "half_width": math.expm1(REACH * float(np.median([row.deviation for row in rows]))),
+    }
+    for model in MODELS:
+        errors = [row.error(model) for row in rows]
+        out[model] = {
+            "median": float(np.median(errors)),
+            "p90": float(np.quantile(errors, 0.9)),
+            "spearman": spearman(rows, model),
+        }
+    return out
+
+
+def groups(rows: Sequence[Held]) -> list[tuple[str, list[Held]]]:
+    """All, by source, by operation."""
+    found: list[tuple[str, list[Held]]] = [("all", list(rows))]
+    keys: list[Callable[[Held], str]] = [
+        lambda row: short(row.observation.source),
+        lambda row: row.observation.operation,
+    ]
+    bound = [row for row in rows if row.launch_share < MOST_LAUNCHES]
+    found.append(("all whose time is the card's", bound))
+    for key in keys:
+        names = dict.fromkeys(key(row) for row in rows)
+        found += [(name, [row for row in rows if key(row) == name]) for name in names]
+    return found
+
+
+def short(source: str) -> str:
+    """A source without host and revision."""
+    return source.partition("/")[2].partition("@")[0] or source
+
+
+def disagreement(observations: Sequence[Observation]) -> dict[str, dict[str, float]]:
+    """What the data's own noise allows: how far two results of the same comparison differ.
+
+    ``between_sources``: the ratio of two cards on one network, mode and precision as one source has
+    it, against the same ratio of another. ``within_source``: two results of one card, program and
+    source (other machines, or other batches).
+    """
+    series: Grouped = defaultdict(lambda: defaultdict(list))
+    for one in observations:
+        series[one.source, one.series][one.card.card_id].append(math.log(one.seconds))
+    ratios: Grouped = defaultdict(lambda: defaultdict(list))
+    within = []
+    for (source, name), cards in series.items():
+        program = " ".join(name.split()[:3]).replace(" amp", " fp16")
+        for a, b in combinations(sorted(cards), 2):
+            ratio = float(np.mean(cards[a]) - np.mean(cards[b]))
+            ratios[program, f"{a} {b}"][source].append(ratio)
+        for values in cards.values():
+            within += [abs(one - other) for one, other in combinations(values, 2)]
+    between = [
+        abs(float(np.mean(first) - np.mean(second)))
+        for sources in ratios.values()
+        for first, second in combinations(sources.values(), 2)
+    ]
+    return {
+        name: {
+            "pairs": len(values),
+            "median": float(np.median(np.expm1(values))),
+            "p90": float(np.quantile(np.expm1(values), 0.9)),
+        }
+        for name, values in (("between_sources", between), ("within_source", within))
+    }
+
+
+def validate(observations: Sequence[Observation]) -> list[Held]:
+    """Each card left out in turn."""
+    held: list[Held] = []
+    for card_id in sorted({one.card.card_id for one in observations}):
+        print(f"without {card_id}", file=sys.stderr)
+        held += leave_out(observations, card_id)
+    return held
+
+
+def strangers(observations: Sequence[Observation]) -> dict[str, dict[str, float]]:
+    """Absolute times of a source that the model has never seen, and what one measured card changes.
+
+    Nothing of the source is known at first, no constant either; then the results of one of its
+    cards, for each in turn, and the others' are predicted. Sources of one card, and work that is no
+    more than a guess, are left out.
+    """
+    found = {}
+    for source in sorted({one.source for one in observations}):
+        theirs = [one for one in observations if one.source == source and not one.guessed]
+        cards = sorted({one.card.card_id for one in theirs})
+        if len(cards) < 2:
+            continue
+        blind = efficiency.fit([one for one in observations if one.source != source]).shared()
+        before = [_miss(blind, one) for one in theirs]
+        after = []
+        for card_id in cards:
+            given = [one for one in theirs if one.card.card_id == card_id]
+            told = efficiency.updated(blind, given)
+            after += [_miss(told, one) for one in theirs if one.card.card_id != card_id]
+        found[short(source)] = {
+            "results": len(theirs),
+            "cards": len(cards),
+            "median": float(np.median([error for error, _ in before])),
+            "coverage": float(np.mean([inside for _, inside in before])),
+            "told_median": float(np.median([error for error, _ in after])),
+            "told_coverage": float(np.mean([inside for _, inside in after])),
+        }
+    return found
+
+
+def _miss(learnt: efficiency.Efficiencies, one: Observation) -> tuple[float, bool]:
+    """Relative error of a time, and whether its 80 % interval has it."""
+    log, slope = learnt.log_seconds(one)
+    off = log - math.log(one.seconds)
+    reach = REACH * math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
+    return abs(math.expm1(off)), abs(off) <= reach
+
+
+def judged(found: dict[str, Any]) -> str:
+    """Which targets a group of results misses."""
+    model = found["model"]
+    missed = []
+    if model["median"] > TARGETS["median"]:
+        missed.append("median")
+    if model["p90"] > TARGETS["p90"]:
+        missed.append("90 %")
+    if model["spearman"] < TARGETS["spearman"]:
+        missed.append("order")
+    if not TARGETS["coverage_from"] <= found["coverage"] <= TARGETS["coverage_to"]:
+        missed.append("coverage")
+    missed += [f"behind {name}" for name in MODELS[1:] if found[name]["median"] < model["median"]]
+    return ", ".join(missed) or "all met"
+
+
+def markdown(summaries: dict[str, dict[str, Any]]) -> str:
+    """The table: errors, order and coverage of the model; errors and order of the baselines."""
+    lines = [HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |"]
+    for name, found in summaries.items():
+        others = [
+            f"{percent(found[other]['median'])} / {percent(found[other]['p90'])} / "
+            f"{order(found[other]['spearman'])}"
+            for other in MODELS[1:]
+        ]
+        model = found["model"]
+        cells = [
+            name,
+            f"{found['results']} / {found['cards']}",
+            percent(model["median"]),
+            percent(model["p90"]),
+            order(model["spearman"]),
+            percent(found["coverage"]),
+            f"±{percent(found['half_width'])}",
+            *others,
+            judged(found),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+HEAD = (
+    "| results of | results / cards | median error | 90 % below | order | in the 80 % interval | "
+    "its half-width | peak alone | bandwidth alone | roofline | targets missed |"
+)
+
+
+def percent(value: float) -> str:
+    """0.0612 → ``6.1 %``."""
+    return f"{100 * value:.1f} %"
+
+
+def order(value: float) -> str:
+    """A rank correlation; a dash where too few cards were compared."""
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def draw(held: Sequence[Held], path: Path) -> None:
+    """Predicted over published time, and each way's errors as shares of the results."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "gpubench"  # the same file from the same data
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    by_source = defaultdict(list)
+    for row in held:
+        by_source[short(row.observation.source)].append(row)
+    for source, rows in sorted(by_source.items()):
+        error = [math.exp(row.predicted["model"] - row.actual) for row in rows]
+        left.plot([math.exp(row.actual) for row in rows], error, "o", ms=3, alpha=0.6, label=source)
+    left.axhline(1, color="black", lw=0.8)
+    left.set(xscale="log", yscale="log", xlabel="published time of an item or step (s)")
+    left.set(ylabel="predicted over published", title="cards that were left out")
+    left.set_yticks([0.5, 0.7, 1, 1.4, 2], labels=["0.5", "0.7", "1", "1.4", "2"])
+    left.minorticks_off()
+    left.legend(fontsize=6, frameon=False)
+    names = {"model": "this model", "peak": "peak alone", "bandwidth": "bandwidth alone"}
+    for model in MODELS:
+        errors = sorted(row.error(model) for row in held)
+        shares = np.arange(1, len(errors) + 1) / len(errors)
+        right.plot(errors, shares, label=names.get(model, model), lw=2 if model == "model" else 1)
+    right.set(xscale="log", xlim=(0.005, 3), ylim=(0, 1), xlabel="relative error")
+    right.set(ylabel="share of results below", title="against the baselines")
+    right.set_xticks([0.01, 0.06, 0.18, 1], labels=["1 %", "6 %", "18 %", "100 %"])
+    right.grid(visible=True, alpha=0.3)
+    right.legend(fontsize=8, frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Validate, print, and without files of the user's keep data and figure."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("files", nargs="*", type=Path, help="further published results, CSV")
+    parser.add_argument("--without", choices=ABSENT, help="leave a term of the model out")
+    arguments = parser.parse_args()
+    if arguments.without:
+        efficiency.PHYSICAL[arguments.without,] = (ABSENT[arguments.without], 1e-6)
+    try:
+        further = [result for path in arguments.files for result in load(path)]
+    except GpubenchError as error:
+        sys.exit(f"validate_prediction: {error}\n  → {error.remedy}")
+    results = [*published(), *further]
+    observations = evidence.from_published(results)
+    held = validate(observations)
+    summaries = {name: summary(rows) for name, rows in groups(held) if rows}
+    theirs = {result.family for result in further}
+    if rows := [row for row in held if row.observation.source in theirs]:
+        summaries = {"the files given": summary(rows), **summaries}
+    noise = disagreement(observations)
+    unseen = strangers(observations)
+    left_out = {
+        "several cards": sum(result.n_gpus > 1 for result in results),
+        "a card that the catalogue lacks": sum(r.card_id not in catalogue() for r in results),
+        "no speed": sum(result.rate is None for result in results),
+        "no card beside it in its series": len(observations) - len(held),
+    }
+    print(markdown(summaries))
+    print(
+        "\n| source never seen | results / cards | absolute error | in the 80 % interval | ", end=""
+    )
+    print("error once one card is measured | in the 80 % interval |\n|" + " --- |" * 6)
+    for name, row in unseen.items():
+        print(
+            f"| {name} | {row['results']} / {row['cards']} | {percent(row['median'])} | "
+            f"{percent(row['coverage'])} | {percent(row['told_median'])} | "
+            f"{percent(row['told_coverage'])} |"
+        )
+    print(f"\nleft out: {left_out}\nthe data's own disagreement: {noise}")
+    if not further and not arguments.without:
+        content = {
+            "summaries": summaries,
+            "strangers": unseen,
+            "disagreement": noise,
+            "left_out": left_out,
+        }
+        text = json.dumps(content, indent=1).replace("NaN", "null")
+        (DOCS / "prediction.json").write_text(text + "\n", encoding="utf-8")
+        draw(held, DOCS / "prediction.svg")
+
+
+if __name__ == "__main__":
+    main()

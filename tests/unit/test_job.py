@@ -1,0 +1,264 @@
+"""What a job is said to need is what torch itself takes for it, on fake tensors."""
+
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpubench import plugins
+from gpubench.errors import UsageError
+from gpubench.job import METHODS, PRECISIONS, STATE_BYTES, Job, get_model
+
+GIB = 2**30
+TOLERANCE = 0.15
+# Small enough to fake in a moment, with every part of the family: grouped queries, a gated MLP.
+SMALL = {
+    "llama": {
+        "model_type": "llama",
+        "hidden_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 1408,
+        "vocab_size": 8000,
+        "max_position_embeddings": 1024,
+    },
+    "gpt2": {
+        "model_type": "gpt2",
+        "n_embd": 512,
+        "n_layer": 4,
+        "n_head": 8,
+        "vocab_size": 8000,
+        "n_positions": 1024,
+    },
+    "qwen3": {
+        "model_type": "qwen3",
+        "hidden_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 1408,
+        "vocab_size": 8000,
+        "max_position_embeddings": 1024,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def fake():
+    """The measuring helper beside this file, which needs torch and transformers."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    path = Path(__file__).with_name("fake_memory.py")
+    spec = importlib.util.spec_from_file_location("fake_memory", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@functools.cache
+def shipped(name):
+    ours = ("summary", "source", "published_parameters")
+    content = plugins.read_toml(plugins.find("models", name, ".toml"))
+    return {key: value for key, value in content.items() if key not in ours}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """The model of a configuration in SMALL."""
+
+    def make(kind):
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps(SMALL[kind]))
+        return get_model(str(path))
+
+    return make
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+CORNERS = [(8, 128), (64, 128), (8, 512), (64, 512)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("batch", "sequence"), CORNERS)
+@pytest.mark.parametrize("name", ["bert-base", "bert-large"])
+def test_the_peak_of_training_bert_is_that_of_a_fake_step(
+    fake, name, batch, sequence, precision, checkpointing
+):
+    job = Job(
+        get_model(name),
+        precision=precision,
+        batch=batch,
+        sequence=sequence,
+        checkpointing=checkpointing,
+    )
+    measured = fake.measure(shipped(name), job)
+    assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("batch", [2, 32])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("full", "fp32"), ("full", "bf16"), ("lora", "fp32"), ("lora", "bf16"), ("qlora", "bf16")],
+)
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_peak_of_other_models_and_methods_is_that_of_a_fake_step(
+    fake, small, kind, method, precision, checkpointing, batch, optimizer
+):
+    job = Job(small(kind), method, precision, optimizer, batch, 256, checkpointing)
+    measured = fake.measure(SMALL[kind], job)
+    assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
+
+
+# --- work -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bert-base", "bert-large"])
+def test_flops_of_bert_are_exactly_those_torch_counts(fake, name):
+    job = Job(get_model(name), precision="fp32", batch=8, sequence=128)
+    assert job.work().flops == fake.measure(shipped(name), job, attention="math").flops
+
+
+def test_flops_of_bert_are_those_of_the_textbook():
+    """6·N·T + 12·L·B·S²·h with N the weights of the matrices: 6.84e11 at batch 8 × 128."""
+    job = Job(get_model("bert-base"), batch=8, sequence=128)
+    matrices = 12 * 12 * 768**2 + 768**2 + 768 * 30522
+    expected = 6 * matrices * 1024 + 12 * 12 * 8 * 128**2 * 768
+    assert job.work().flops == expected == pytest.approx(6.84e11, rel=1e-3)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["gpt2", "llama-1b"])
+def test_flops_of_other_jobs_are_within_one_percent(fake, name, method, checkpointing):
+    job = Job(get_model(name), method, "bf16", "adamw", 2, 256, checkpointing)
+    measured = fake.measure(shipped(name), job, attention="math")
+    assert job.work().flops == pytest.approx(measured.flops, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["bert-base", "gpt2", "llama-1b"])
+def test_launches_are_about_the_operations_that_torch_dispatches(fake, name, precision, method):
+    job = Job(get_model(name), method, precision, "adamw", 2, 128)
+    assert job.launches == pytest.approx(fake.measure(shipped(name), job).kernels, rel=0.25)
+
+
+def test_work_names_tokens_and_the_memory_that_is_needed():
+    job = Job(get_model("gpt2"), batch=4, sequence=256)
+    work = job.work()
+    assert (work.items, work.item) == (1024, "token")
+    assert work.footprint == job.memory().total_bytes
+
+
+def test_compulsory_traffic_is_that_of_states_at_one_token_and_of_activations_at_many():
+    """AdamW alone reads weights, gradients and two moments and writes all but the gradients."""
+    model = get_model("gpt2")
+    one = Job(model, precision="fp32", batch=1, sequence=1).work().bytes
+    assert one == pytest.approx((2 * 4 + 28 + 4) * model.parameters, rel=0.05)
+    per_token = Job(model, precision="fp32", batch=8, sequence=1024).work().bytes / 8192
+    assert per_token < one / 100
+
+
+# --- what must hold of any job --------------------------------------------------------------
+
+JOBS = st.builds(
+    Job,
+    model=st.sampled_from(["bert-base", "gpt2-medium", "llama-8b", "phi-3-mini"]).map(get_model),
+    method=st.sampled_from(["full", "lora"]),
+    precision=st.sampled_from(PRECISIONS),
+    optimizer=st.sampled_from(sorted(STATE_BYTES)),
+    batch=st.integers(1, 512),
+    sequence=st.integers(1, 512),
+    checkpointing=st.booleans(),
+    rank=st.integers(1, 64),
+)
+
+
+@given(JOBS)
+def test_no_part_is_negative_and_the_parts_are_the_total(job):
+    memory = job.memory()
+    assert min(memory.parts.values()) >= 0
+    assert sum(memory.parts.values()) == memory.total_bytes > memory.tensor_bytes
+    assert memory.tensor_bytes >= memory.parts["weights"] + memory.parts["optimizer states"]
+
+
+@given(JOBS)
+def test_a_larger_job_never_needs_less(job):
+    for larger in (
+        replace(job, batch=job.batch + 1),
+        replace(job, sequence=min(512, job.sequence + 1)),
+        replace(job, rank=job.rank + 1),
+    ):
+        assert larger.memory().total_bytes >= job.memory().total_bytes
+        assert larger.work().flops >= job.work().flops
+
+
+@given(JOBS)
+def test_checkpointing_trades_flops_for_memory(job):
+    kept, again = replace(job, checkpointing=False), replace(job, checkpointing=True)
+    assert kept.work().flops < again.work().flops < 1.4 * kept.work().flops
+    if job.batch * job.sequence > 2000:
+        assert again.memory().total_bytes <= kept.memory().total_bytes
+
+
+@given(JOBS, st.floats(0, 200))
+def test_the_largest_batch_fits_and_one_more_does_not(job, gibibytes):
+    largest = job.largest_batch(gibibytes * GIB)
+    if largest:
+        assert replace(job, batch=largest).memory().total_bytes <= gibibytes * GIB
+    assert replace(job, batch=largest + 1).memory().total_bytes > gibibytes * GIB
+
+
+def test_adapters_and_four_bits_each_save_memory():
+    needs = {method: Job(get_model("llama-8b"), method).memory().total_bytes for method in METHODS}
+    assert needs["full"] > 100e9
+    assert 16e9 < needs["lora"] < 24e9
+    assert needs["qlora"] < 12e9
+
+
+def test_eight_bit_states_are_a_quarter_and_a_little():
+    full, eight = (
+        Job(get_model("gpt2"), optimizer=name).memory().parts["optimizer states"]
+        for name in ("adamw", "adamw8bit")
+    )
+    assert full / 4 < eight < 1.02 * full / 4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"method": "dora"}, "no method is named 'dora'"),
+        ({"precision": "fp8"}, "no training precision is named 'fp8'"),
+        ({"optimizer": "adam"}, "no optimizer is named 'adam'"),
+        ({"batch": 0}, "batch 0"),
+        ({"batch": 2.5}, "batch 2.5"),
+        ({"batch": True}, "batch True"),
+        ({"sequence": 2000}, "sequence 2000 is not a whole number from 1 to 1024"),
+        ({"rank": 0}, "rank 0"),
+        ({"method": "qlora", "precision": "fp32"}, "16 bit"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong, words):
+    with pytest.raises(UsageError, match=words) as caught:
+        Job(get_model("gpt2"), **wrong)
+    assert caught.value.remedy
+
+
+def test_importing_it_needs_neither_torch_nor_numpy():
+    code = "import sys, gpubench.job; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr

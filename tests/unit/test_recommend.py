@@ -1,0 +1,587 @@
+"""Recommendations: what an expert agrees with, what stands beside them, what is refused."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpubench import advice, scaling, score, sensitivity
+from gpubench.cards import GIB, catalogue, get_card
+from gpubench.cli import main
+from gpubench.errors import UsageError
+from gpubench.job import Job, get_model
+from gpubench.predict import Predictor
+from gpubench.prices import Price, load_prices
+from gpubench.profile import PARTS, load_profile
+from gpubench.recommend import JOB, Question, needs_of, recommend, steps_of, ways_to_fit
+from gpubench.suite import load_suite
+from gpubench.workload import Work, parse_case_id
+
+PROFILES = ("balanced", "training", "finetune", "budget", "efficiency", "inference")
+BALANCED = load_profile("balanced")
+QLORA = Job(get_model("llama-8b"), "qlora")
+
+
+def ask(job=None, **known):
+    return recommend(Question(**({"profile": BALANCED, "job": job} | known)))
+
+
+def names(scores):
+    return [one.name for one in scores]
+
+
+def reasons(answer):
+    return {card.name: bars for card, bars in answer.ranking.barred}
+
+
+# profiles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_case_of_a_profile_is_measured_by_the_full_suite(name):
+    """Else no measurement of a card could ever be complete."""
+    measured = {case.id for case in load_suite("full").cases}
+    profile = load_profile(name)
+    assert set(profile.cases) <= measured
+    assert math.isclose(sum(profile.weights.values()), 1)
+    assert profile.summary
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_finds_a_card_and_says_why(name):
+    answer = ask(profile=load_profile(name))
+    assert answer.ranking.scored
+    assert advice.sentence(answer).startswith(advice.label(answer.ranking.scored[0].name))
+
+
+GOOD = """
+reference = "geforce-rtx-3090"
+[weights]
+performance = 1
+value = 1
+[cases]
+"gemm:shape=4096x4096x4096,precision=bf16" = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("performance", "speed"), "weights.speed"),
+        (("performance = 1", "performance = -1"), "weights.performance = -1"),
+        (("performance = 1", "performance = inf"), "weights.performance = inf"),
+        (("performance = 1", "performance = true"), "weights.performance = True"),
+        (("performance = 1\nvalue = 1", "value = 0"), "weights has no weight above zero"),
+        (("geforce-rtx-3090", "geforce-rtx-309"), "reference: no card"),
+        (("geforce-rtx-3090", "nvidia-a10"), "nvidia-a10 has no launch price"),
+        (('"geforce-rtx-3090"', "3"), "reference = 3"),
+        (("[cases]", "[case]"), "case"),
+        (('"gemm:', '":'), "cases"),
+        (("[cases]", '[gates]\nprecision = "fp17"\n[cases]'), "gates.precision"),
+        (("[cases]", "[gates]\nmemory = 3\n[cases]"), "gates.memory"),
+        (("[weights]\nperformance = 1\nvalue = 1", "weights = 3"), "weights = 3"),
+        (("reference", "referenz"), "referenz"),
+        (("[cases]", "[cases"), "not valid TOML"),
+    ],
+)
+def test_a_bad_profile_is_refused_with_the_key(tmp_path, change, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    assert load_profile(str(path)).weights["value"] == 0.5
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(UsageError) as error:
+        load_profile(str(path))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("case_id", "words"),
+    [
+        ("gem:shape=1x1x1,precision=bf16", "gem"),
+        ("gemm:shape=1x1x1", "lacks precision"),
+        ("gemm:shape=1x1x1,precision=bf16,size=3", "size"),
+        ("memory:operation=copy,mib=much,precision=fp32", "is no int"),
+        (
+            "attention:batch=1,heads=1,sequence=1,head_dim=1,causal=maybe,direction=f,precision=x",
+            "bool",
+        ),
+    ],
+)
+def test_a_case_that_is_none_is_refused_with_its_fault(tmp_path, case_id, words):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("gemm:shape=4096x4096x4096,precision=bf16", case_id))
+    with pytest.raises(UsageError) as error:
+        ask(profile=load_profile(str(path)))
+    assert words in f"{error.value} {error.value.remedy}"
+
+
+def test_a_case_id_is_read_back_as_it_was_written():
+    for case in load_suite("full").cases:
+        workload, params = parse_case_id(case.id)
+        assert workload.name == case.workload
+        assert params == dict(case.params)
+
+
+def test_a_profile_whose_reference_cannot_do_a_case_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace("geforce-rtx-3090", "geforce-gtx-1080-ti"))
+    with pytest.raises(UsageError, match="bf16 begins with Ampere"):
+        ask(profile=load_profile(str(path)))
+
+
+# an expert agrees ------------------------------------------------------------------------------
+
+
+def test_8_gib_are_too_few_for_qlora_of_8_billion_and_12_are_tight_and_16_are_enough():
+    answer = ask(QLORA, price_limit=1000)
+    barred = reasons(answer)
+    for small in ("geforce-rtx-4060", "geforce-rtx-3070", "geforce-rtx-4060-ti-8gb"):
+        (bar,) = barred[small]
+        assert bar.kind == "memory"
+        assert "has 7.8 GiB usable" in bar.reason
+    rows = {row["card_id"]: row for row in advice.rows(answer)}
+    assert rows["geforce-rtx-4070"]["notes"][0].startswith("tight")
+    assert rows["geforce-rtx-4060-ti-16gb"]["notes"] == []
+    for large in ("geforce-rtx-3090", "geforce-rtx-4090"):
+        (bar,) = barred[large]
+        assert bar.kind == "price"
+        assert "the limit is $1,000" in bar.reason
+    assert get_card(answer.ranking.scored[0].name).memory_bytes == 16 * GIB
+
+
+def test_with_the_price_limit_gone_24_gib_come_first_among_geforce_20_to_40():
+    answer = ask(QLORA, cards=("geforce-rtx-[234]*",))
+    assert answer.ranking.scored[0].name == "geforce-rtx-4090"
+
+
+def test_longer_sequences_take_the_12_gib_cards_out():
+    passed = names(ask(replace(QLORA, sequence=1024), price_limit=1000).ranking.scored)
+    assert "geforce-rtx-4070" not in passed
+    assert "geforce-rtx-4060-ti-16gb" in passed
+
+
+def test_a_faster_card_of_the_same_kind_is_never_behind_when_all_else_is_equal():
+    """RTX 4070 SUPER: the 4070's memory, bandwidth and price, and more units."""
+    for profile in map(load_profile, PROFILES[:2]):
+        order = names(ask(profile=profile).ranking.scored)
+        assert order.index("geforce-rtx-4070-super") < order.index("geforce-rtx-4070")
+
+
+def test_a_precision_that_a_card_emulates_is_a_gate_and_says_what_would_pass():
+    answer = ask(Job(get_model("bert-large"), precision="bf16"), cards=("*2080-ti", "*3090"))
+    (bar,) = reasons(answer)["geforce-rtx-2080-ti"]
+    assert bar.kind == "precision"
+    assert "1 of them would pass with --precision fp16" in advice.text(answer, "table", 3)
+    assert not reasons(ask(Job(get_model("bert-large"), precision="fp16"), cards=("*2080-ti",)))
+
+
+def test_cards_of_no_known_price_fail_a_price_limit_and_else_stand_apart():
+    answer = ask(cards=("nvidia-a100*", "*4090"))
+    assert names(answer.ranking.scored) == ["geforce-rtx-4090"]
+    assert set(names(answer.ranking.apart)) == {
+        c for c in catalogue() if c.startswith("nvidia-a100")
+    }
+    assert "Set apart: 4 cards without a known price" in advice.text(answer, "table", 3)
+    limited = ask(cards=("nvidia-a100*", "*4090"), price_limit=5000)
+    assert "no known price" in reasons(limited)["nvidia-a100-pcie-40gb"][0].reason
+    alone = ask(cards=("nvidia-a100*",))
+    assert len(alone.ranking.scored) == 4
+    assert "value does not count" in advice.sentence(alone)
+
+
+def test_old_cards_say_which_software_still_serves_them_and_prices_when_they_were():
+    rows = {row["card_id"]: row for row in advice.rows(ask(cards=("*gtx-10*", "*3090")))}
+    assert "cu126" in rows["geforce-gtx-1080-ti"]["notes"][0]
+    assert rows["geforce-rtx-3090"]["notes"] == []
+    assert advice.price_text(rows["geforce-gtx-1080-ti"]) == "$699, 2017-03"
+
+
+def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
+    job = Job(get_model("llama-8b"), "full", batch=4)
+    answer = ask(job, cards=("*4090", "*3090"))
+    assert answer.ranking.scored == ()
+    said = advice.sentence(answer)
+    assert "None of 2 cards passes" in said
+    assert "--method qlora" in said
+    usable = get_card("geforce-rtx-4090").usable_bytes
+    ways = ways_to_fit(Question(BALANCED, job), usable)
+    assert ways
+    assert all(float(way.rpartition(":")[2].split()[0]) * GIB <= usable for way in ways)
+
+
+def test_more_cards_do_not_pool_their_memory():
+    one, two = (ask(QLORA, count=count) for count in (1, 2))
+    assert {n for n, bars in reasons(one).items() if bars[0].kind == "memory"} == {
+        n for n, bars in reasons(two).items() if bars[0].kind == "memory"
+    }
+
+
+# several cards ---------------------------------------------------------------------------------
+
+
+def test_two_cards_cost_and_draw_twice_and_are_less_than_twice_as_fast():
+    one, two = (ask(cards=("*4090",), count=count).options["geforce-rtx-4090"] for count in (1, 2))
+    assert two.price.usd == 2 * one.price.usd
+    assert two.watts == pytest.approx(2 * one.watts)
+    case = next(iter(BALANCED.cases))
+    gain = two.candidate.rates[case].value / one.candidate.rates[case].value
+    assert 1.3 < gain < 1.95
+    assert "data parallel" in advice.text(ask(cards=("*4090",), count=2), "table", 3)
+
+
+def test_scaling_is_what_others_published_and_nvlink_between_all_cards_scales_best():
+    shares = {
+        card_id: scaling.efficiency(get_card(card_id), 8)[0].value
+        for card_id in ("geforce-rtx-4090", "nvidia-h100-sxm5")
+    }
+    assert shares["nvidia-h100-sxm5"] > 0.95 > shares["geforce-rtx-4090"] > 0.5
+    share, said = scaling.efficiency(get_card("rtx-a6000"), 4)
+    assert share.low < share.value < share.high
+    assert "published results of this card" in said
+    assert scaling.efficiency(get_card("rtx-a6000"), 1)[0].deviation == 0
+
+
+# prices ----------------------------------------------------------------------------------------
+
+
+def test_a_file_of_prices_takes_the_place_of_all_launch_prices(tmp_path):
+    path = tmp_path / "today.csv"
+    path.write_text("card_id,price_usd,date\nnvidia-a100-pcie-40gb,3000,2026-11-01\n")
+    answer = ask(prices=load_prices(str(path)), cards=("*4090", "nvidia-a100-pcie-40gb"))
+    assert names(answer.ranking.scored) == ["nvidia-a100-pcie-40gb"]
+    assert names(answer.ranking.apart) == ["geforce-rtx-4090"]
+    row = advice.rows(answer)[0]
+    assert advice.price_text(row) == "$3,000, 2026-11-01"
+    assert "today.csv price" in advice.text(answer, "table", 2)
+
+
+def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
+    csv, toml = tmp_path / "p.csv", tmp_path / "p.toml"
+    csv.write_text("card_id,price_usd\ntesla-t4,400\n")
+    toml.write_text('[[price]]\ncard_id = "tesla-t4"\nprice_usd = 400\ndate = 2026-01-31\n')
+    assert load_prices(str(csv)) == {"tesla-t4": Price(400, "", "p.csv")}
+    assert load_prices(str(toml)) == {"tesla-t4": Price(400, "2026-01-31", "p.toml")}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.csv", "card_id,price_usd\ntesla-t44,400\n", "did you mean 'tesla-t4'"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,nan\n", "'nan' is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,-1\n", "'-1' is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,\n", "is no price"),
+        ("p.csv", "card_id,price_usd,date\ntesla-t4,1,soon\n", "'soon' is no date"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,1\ntesla-t4,2\n", "has a price already"),
+        ("p.csv", "card_id,euro\ntesla-t4,1\n", "unknown 'euro'"),
+        ("p.csv", "card_id\ntesla-t4\n", "lacks 'price_usd'"),
+        ("p.csv", "card_id,price_usd\n", "has no prices"),
+        ("p.toml", "[price]\ncard_id = 'x'\n", "[[price]] blocks"),
+        ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = true\n", "True is no price"),
+        ("nowhere.csv", None, "No such file"),
+    ],
+)
+def test_bad_prices_are_refused_with_the_line(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError) as error:
+        load_prices(str(tmp_path / name))
+    assert words in f"{error.value} {error.value.remedy}"
+
+
+# cost ------------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_a_job_is_its_electricity_and_its_share_of_the_price():
+    answer = ask(QLORA, cards=("*4090",), tokens=1e9, hours=1000.0, electricity=0.5)
+    option = answer.options["geforce-rtx-4090"]
+    rate = option.candidate.rates[JOB].value * QLORA.tokens
+    hours = 1e9 / rate / 3600
+    assert option.hours.value == pytest.approx(hours)
+    assert option.electricity_usd == pytest.approx(hours * 0.450 * 0.5)
+    assert option.cost_usd == pytest.approx(hours * 0.450 * 0.5 + 1599 * hours / 1000)
+
+
+def test_without_a_job_the_work_is_a_day_of_the_reference():
+    option = ask(cards=("*3090",)).options["geforce-rtx-3090"]
+    assert option.hours.value == pytest.approx(24)
+    assert option.hours.deviation == pytest.approx(0)
+
+
+# what would change the answer ------------------------------------------------------------------
+
+
+QUESTIONS = st.builds(
+    lambda name, job, globs: Question(load_profile(name), job, globs),
+    st.sampled_from(PROFILES),
+    st.sampled_from([None, QLORA]),
+    st.sampled_from([("geforce-rtx-*",), ("*rtx-40*", "*a6000*"), ("geforce-*[05]",)]),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(QUESTIONS)
+def test_each_change_does_change_the_winner_and_a_little_less_does_not(question):
+    answer = recommend(question)
+    weights, first = question.profile.weights, answer.ranking.scored[0].name
+    change = sensitivity.nearest_weight(answer.ranking, weights)
+    if change is not None:
+        for share, winner in ((1 + 1e-6, change.winner), (1 - 1e-6, first)):
+            at = change.before + (change.after - change.before) * share
+            assert winner_with(answer, moved(weights, change.what, at)) == winner
+    for change in sensitivity.nearest_price(answer.ranking, weights):
+        for share, winner in ((1 + 1e-6, change.winner), (1 - 1e-6, first)):
+            price = change.before * (change.after / change.before) ** share
+            assert winner_at(answer, change.what, price) == winner
+
+
+def winner_at(answer, card_id, price):
+    """Ranked again with another price; any card will do as the reference."""
+    candidates = [option.candidate for option in answer.options.values()]
+    cards = [replace(c, price_usd=price) if c.name == card_id else c for c in candidates]
+    question, reference = answer.question, answer.ranking.scored[0].candidate
+    ranking = score.rank(cards, reference, question.profile.weights, question.cases, answer.needs)
+    return ranking.scored[0].name
+
+
+def moved(weights, part, share):
+    rest = sum(weight for name, weight in weights.items() if name != part)
+    return {
+        name: share if name == part else weight / rest * (1 - share)
+        for name, weight in weights.items()
+    }
+
+
+def winner_with(answer, weights):
+    def total(one):
+        return sum(weights[part] * one.parts[part].log for part in PARTS if weights[part])
+
+    return max(answer.ranking.scored, key=total).name
+
+
+def test_the_changes_of_memory_and_limit_hold_when_asked_again():
+    answer = ask(QLORA, price_limit=1000)
+    changes = {change.kind: change for change in answer.changes}
+    limit = changes["limit"]
+    assert ask(QLORA, price_limit=limit.after).ranking.scored[0].name == limit.winner
+    below = ask(QLORA, price_limit=limit.after - 1).ranking.scored[0].name
+    assert below == answer.ranking.scored[0].name
+    more = changes["memory"]
+    usable = answer.ranking.scored[0].candidate.usable_bytes
+    assert more.after > usable
+    assert more.winner is None  # a thousand dollars buy no more than 16 GiB at launch prices
+    assert "no card would pass" in advice.text(answer, "table", 3)
+
+
+# measured --------------------------------------------------------------------------------------
+
+
+def measured_rows(card_id, factor=1.0, skip=0, **known):
+    """Rows as if the card had been measured at the model's level times a factor."""
+    steps = steps_of(Question(BALANCED))
+    predictor = Predictor.shipped()
+    return [
+        measured_row(card_id, case, step, predictor, factor) | known
+        for case, step in list(steps.items())[skip:]
+    ]
+
+
+def measured_row(card_id, case, step, predictor, factor):
+    modelled = predictor.step(
+        get_card(card_id),
+        step.work,
+        step.precision,
+        operation=step.operation,
+        launches=step.launches,
+        case=case,
+    )
+    workload, _, inside = case.partition(":")
+    seconds = modelled.seconds / factor
+    return {
+        "card_id": card_id,
+        "card": get_card(card_id).name,
+        "workload": workload,
+        "case_id": case,
+        "params": dict(part.split("=") for part in inside.split(",")),
+        "precision": step.precision,
+        "cache": "cold",
+        "workload_version": 1,
+        "workload_hash": "abc",
+        "timer": "cuda_event",
+        "cold_by": None,
+        "provenance": "measured",
+        "status": "ok",
+        "reason": None,
+        "flags": [],
+        "median_s": seconds,
+        "low_s": seconds * 0.99,
+        "high_s": seconds * 1.01,
+        "flops": step.work.flops,
+        "bytes": step.work.bytes,
+        "items": step.work.items,
+        "torch": "2.9",
+        "driver": "580",
+        "trial": 1,
+        "run_id": "one",
+        "started_at": "2026-01-01",
+        "energy_j": None,
+        "device_uuid_hash": "uuid",
+    }
+
+
+def test_measured_cases_take_the_place_of_the_model_and_are_counted():
+    rows = measured_rows("geforce-rtx-3090", skip=3)
+    answer = ask(rows=rows, cards=("*3090", "*4090"))
+    found = {row["card_id"]: row for row in advice.rows(answer)}
+    assert found["geforce-rtx-3090"]["measured_cases"] == 7
+    assert "7 of 10 measured" in found["geforce-rtx-3090"]["provenance"]
+    assert found["geforce-rtx-4090"]["provenance"] == "modelled"
+    case = rows[0]["case_id"]
+    rate = answer.options["geforce-rtx-3090"].candidate.rates[case]
+    assert rate.value == pytest.approx(1 / rows[0]["median_s"])
+
+
+def test_a_failed_case_takes_a_card_out_and_is_not_filled_by_the_model():
+    rows = measured_rows("geforce-rtx-4090")
+    rows[0] |= {"status": "oom", "reason": "out of memory", "median_s": math.nan}
+    answer = ask(rows=rows, cards=("*3090", "*4090"))
+    assert names(answer.ranking.scored) == ["geforce-rtx-3090"]
+    (bar,) = reasons(answer)["geforce-rtx-4090"]
+    assert bar.kind == "case"
+    assert "oom: out of memory" in bar.reason
+
+
+def test_virtual_rows_change_nothing():
+    rows = measured_rows("geforce-rtx-3090", 50.0, provenance="virtual")
+    plain, fooled = ask(cards=("*3090", "*4090")), ask(rows=rows, cards=("*3090", "*4090"))
+    assert names(plain.ranking.scored) == names(fooled.ranking.scored)
+    for one, other in zip(plain.ranking.scored, fooled.ranking.scored, strict=True):
+        assert one.total.value == pytest.approx(other.total.value)
+
+
+# the model's errors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pair", [("geforce-rtx-4070", "geforce-rtx-4090"), ("tesla-t4", "nvidia-a100-pcie-40gb")]
+)
+def test_an_estimates_intervals_are_the_predictors_own(pair):
+    predictor, work = Predictor.shipped(), Work(flops=1e13, bytes=1e10)
+    asked = {"operation": "transformer", "launches": 500.0}
+    one, other = (predictor.estimate(get_card(card), work, "fp16", **asked) for card in pair)
+    step = predictor.step(get_card(pair[0]), work, "fp16", **asked)
+    assert (one.value, one.low, one.high) == pytest.approx(
+        (step.seconds, step.low, step.high), rel=1e-3
+    )
+    ratio = predictor.ratio(*map(get_card, pair), work, "fp16", **asked)
+    assert ((other / one).value, (other / one).low, (other / one).high) == pytest.approx(
+        (ratio.estimate, ratio.low, ratio.high), rel=1e-3
+    )
+
+
+# the command -----------------------------------------------------------------------------------
+
+
+def run(capsys, *words):
+    status = main(["recommend", *words])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys):
+    status, out, _ = run(capsys, "--model", "llama-8b", "--method", "qlora", "--format", "json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["kind"] == "recommendation"
+    assert len(found["rows"]) == len(catalogue())
+    assert found["answer"]
+    assert {change["kind"] for change in found["changes"]} >= {"weight", "price", "memory"}
+    standings = {row["standing"] for row in found["rows"]}
+    assert standings == {"winner", "ranked", "apart", "excluded"}
+    for row in found["rows"]:
+        assert bool(row["reasons"]) is (row["standing"] == "excluded")
+    assert len({tuple(row) for row in found["rows"]}) == 1  # the same keys in every row
+
+
+def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
+    status, out, _ = run(capsys, "--top", "3", "--count", "2", "--price-limit", "3000")
+    lines = out.splitlines()
+    assert status == 0
+    assert lines[0].startswith("2 × ")
+    assert lines[2].split()[:2] == ["card", "score"]
+    (takes,) = (number for number, line in enumerate(lines) if "launch price" in line)
+    assert all(re.search(r"\$\d,\d{3}, 20\d\d-\d\d", line) for line in lines[takes + 2 : takes + 5])
+    assert max(map(len, lines[2 : takes + 5])) <= 120
+    for words in ("What would change", "h of use", "never today's", "data parallel"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--method", "qlora"], "--method says how a model is trained"),
+        (["--tokens", "5"], "--tokens says how a model is trained"),
+        (["--cards", "rtx-9999"], "matches no card"),
+        (["--profile", "best"], "no profile is named 'best'"),
+        (["--prices", "nowhere.csv"], "No such file"),
+        (["--model", "llama-9b"], "llama-9b"),
+        (["--model", "llama-8b", "--seq", "999999999"], "sequence"),
+        (["nowhere.parquet"], "nowhere.parquet"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_two_lines(capsys, words, said):
+    status, out, err = run(capsys, *words)
+    assert status == 2
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--price-limit", "0"], ["--count", "0"], ["--hours", "x"], ["--tokens", "1", "--steps", "1"]],
+)
+def test_numbers_that_cannot_be_are_refused(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(["recommend", *words])
+    assert stop.value.code == 2
+
+
+def test_it_answers_without_torch_pandas_and_scipy():
+    code = (
+        "import sys\nfrom gpubench.cli import main\n"
+        "main(['recommend', '--model', 'llama-8b', '--method', 'qlora'])\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(done.stderr.split()) & {"torch", "pandas", "scipy", "pyarrow", "plotly", "cupy"}
+
+
+def test_a_strangers_text_cannot_drive_the_terminal(tmp_path, capsys):
+    path = tmp_path / "evil\x1b[31m.csv"
+    path.write_text("card_id,price_usd\ngeforce-rtx-4090,1000\n")
+    _, out, _ = run(capsys, "--prices", str(path))
+    assert "\x1b" not in out
+
+
+def test_needs_of_a_job_are_its_own_and_not_the_profiles():
+    finetune = load_profile("finetune")
+    needs = needs_of(Question(finetune, QLORA), steps_of(Question(finetune, QLORA)))
+    assert needs.memory_bytes == QLORA.memory().total_bytes
+    assert needs.card_bytes == 0
+    own = needs_of(Question(finetune), steps_of(Question(finetune)))
+    assert own.card_bytes == 12 * GIB
+    assert "bf16" in own.precisions
+
+
+def test_the_order_of_ranks_is_that_of_scores_and_ties_are_marked():
+    rows = advice.rows(ask())
+    ranked = [row for row in rows if row["standing"] in ("winner", "ranked")]
+    assert [row["score"] for row in ranked] == sorted((r["score"] for r in ranked), reverse=True)
+    for row in ranked:
+        assert row["as_good_as_winner"] is (row["of_winner_high"] >= 1)
