@@ -175,7 +175,13 @@ def _commit(name: str, text: str, place: Path, stack: ExitStack) -> Side:
     stack.callback(_git, root, "worktree", "remove", "--force", str(place))
     _check_out(root, text, place)
     if text in WORKTREE:
-        _copy_changes(Path(root), place)
+        try:
+            _copy_changes(Path(root), place)
+        except OSError as error:
+            raise EnvironmentRefused(
+                f"{text} can't be copied into a temporary folder: {error}",
+                "it takes space there, and files that can be read and stay where they are",
+            ) from error
     own = (place / "bench" / "gpubench" / "__main__.py").is_file()
     python_path = [place / "bench"] if own else [place, *_this_code()]
     # A user's project is a folder of extensions; in ours they are found by themselves.
@@ -222,14 +228,18 @@ def _copy_changes(root: Path, place: Path) -> None:
     """Bring a worktree of HEAD to the present state: what is changed, new and deleted."""
     changed = _git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD") or ""
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or ""
-    for name in filter(None, (changed + "\0" + new).split("\0")):
+    names = list(filter(None, (changed + "\0" + new).split("\0")))
+    # What is gone goes first: a link of HEAD that is a folder now would lead the copies elsewhere.
+    for target in (place / name for name in names):
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+    for name in names:
         source, target = root / name, place / name
         if source.is_symlink() or source.is_file():
+            if target.is_dir():
+                shutil.rmtree(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-        elif not source.exists():
-            target.unlink(missing_ok=True)
 
 
 def _git(folder: str | Path, *words: str) -> str | None:

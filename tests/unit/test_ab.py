@@ -186,6 +186,49 @@ def test_the_worktree_is_taken_as_it_is_now_and_later_edits_do_not_reach_it(chec
         assert not (place / "ignored").exists()
 
 
+def test_a_link_that_became_a_folder_leads_no_copy_out_of_the_worktree(checkout, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "shared.py").write_text("theirs")
+    (checkout / "shared").symlink_to(outside)
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message=linked")
+    (checkout / "shared").unlink()
+    (checkout / "shared").mkdir()
+    (checkout / "shared" / "shared.py").write_text("mine")
+    with sides.made_ready(("v1", "."), tmp_path / "temporary"):
+        assert (tmp_path / "temporary" / "b" / "shared" / "shared.py").read_text() == "mine"
+    assert (outside / "shared.py").read_text() == "theirs"
+
+
+def test_files_that_became_folders_and_folders_that_became_files_are_so_in_the_copy(
+    checkout, tmp_path
+):
+    (checkout / "old.txt").unlink()
+    (checkout / "old.txt").mkdir()
+    (checkout / "old.txt" / "inside").write_text("now a folder")
+    shutil.rmtree(checkout / "workloads")
+    (checkout / "workloads").write_text("now a file")
+    place = tmp_path / "temporary" / "b"
+    with sides.made_ready(("v1", "."), tmp_path / "temporary"):
+        assert (place / "old.txt" / "inside").read_text() == "now a folder"
+        assert (place / "workloads").read_text() == "now a file"
+
+
+def test_a_worktree_that_cannot_be_copied_is_refused_in_words(checkout, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    (checkout / "old.txt").write_text("changed")
+    monkeypatch.setattr(sides.shutil, "copy2", full)
+    with (
+        pytest.raises(EnvironmentRefused, match="No space left"),
+        sides.made_ready(("v1", "."), tmp_path / "temporary"),
+    ):
+        pass
+    assert len(worktrees(checkout)) == 1
+
+
 def test_hooks_of_the_project_do_not_run(checkout, tmp_path):
     hook = checkout / ".git" / "hooks" / "post-checkout"
     hook.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
