@@ -238,6 +238,20 @@ def test_hooks_of_the_project_do_not_run(checkout, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_hook_that_compares_commits_keeps_what_is_staged(checkout, tmp_path, monkeypatch):
+    (checkout / "staged.txt").write_text("to be committed")
+    git(checkout, "add", "staged.txt")
+    monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(checkout / ".git" / "index"))
+    with sides.made_ready(("v1", "main"), tmp_path / "temporary") as (side, _):
+        place = tmp_path / "temporary" / "a"
+        words = (
+            "import subprocess, sys; subprocess.run(['git', 'status', '--short'], cwd=sys.argv[1])"
+        )
+        assert side.call("-c", words, str(place)).stdout == ""
+    assert git(checkout, "diff", "--cached", "--name-only") == "staged.txt"
+
+
 def test_search_paths_into_the_checkout_lead_into_each_commit(checkout, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.setenv("GPUBENCH_PATH", f"more{os.pathsep}{elsewhere}")
@@ -313,6 +327,19 @@ def test_a_file_is_copied_with_its_sources_so_that_edits_do_not_reach_it(tmp_pat
         copy = tmp_path / "temporary" / "a" / "workloads"
         assert (copy / "kernel.cu").read_text() == "before"
         assert (copy / "ab_x.py").read_text() == files[0].read_text()
+
+
+def test_sources_above_the_files_stay_apart_and_in_the_temporary_folder(tmp_path):
+    for name in "xy":
+        path = tmp_path / name / "in" / "side" / "same.py"
+        write_workload(path, sources=["../../kernel.cu"])
+        (tmp_path / name / "kernel.cu").write_text(name)
+    given = tuple(str(tmp_path / name / "in" / "side" / "same.py") for name in "xy")
+    with sides.made_ready(given, tmp_path / "temporary") as ready:
+        for side, name in zip(ready, "xy", strict=True):
+            home = Path(side.variables["GPUBENCH_PATH"].split(os.pathsep)[0])
+            assert (home.parent / "kernel.cu").read_text() == name
+    assert sorted(path.name for path in (tmp_path / "temporary").iterdir()) == ["a", "b"]
 
 
 def test_the_suite_of_two_files_is_what_both_define(tmp_path):

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     },
     "listing": {"plugins", "cards", "render", "workload", "suite"},
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
-    "sides": {"plugins", "workload", "errors"},
+    "sides": {"plugins", "workload", "environment", "errors"},
     "ab": {"sides", "store", "table", "compare", "calibration", "record", "errors"},
     "exchange": {"store", "record", "names", "render", "stats", "errors"},
     "regression": {"exchange", "compare", "record", "render", "stats"},
