@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -425,6 +427,19 @@ def test_rounds_run_mirrored_and_a_pair_is_a_trial(tmp_path, monkeypatch, make_r
         assert len({record.run_id for record in records}) == 1
     assert len({records[0].run_id for records in kept(comparison)}) == 2
     assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_two_comparisons_that_begin_in_one_second_keep_files_of_their_own(
+    tmp_path, monkeypatch, make_record
+):
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    monkeypatch.setattr(ab, "datetime", SimpleNamespace(now=lambda _: moment))
+    Scripted(monkeypatch, make_record)
+    both = [interleaved(tmp_path, pairs=pairs) for pairs in (3, 4)]
+    for _ in zip_longest(*both):
+        pass
+    assert [[len(records) for records in kept(one)] for one in both] == [[3, 3], [4, 4]]
+    assert len(list((tmp_path / "kept").iterdir())) == 4
 
 
 def test_every_round_has_a_number_of_its_own_where_the_side_takes_one(
