@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +127,7 @@ class Interleaved:
         }
         self._run_ids = {side.name: uuid4().hex[:12] for side in self.sides}
         self._writers: dict[str, store.Writer] = {}
+        self._held = ExitStack()
 
     def __iter__(self) -> Iterator[Began]:
         """Run pair after pair.
@@ -135,6 +136,10 @@ class Interleaved:
             UsageError, EnvironmentRefused: a side refuses what it is asked for, as its error says.
             CannotWrite: the files can't be written (any more).
         """
+        with self._held:
+            yield from self._pairs()
+
+    def _pairs(self) -> Iterator[Began]:
         began = time.monotonic()
         for pair, order in mirrored(self.sides, self.request.pairs):
             if not self._fits(time.monotonic() - began):
@@ -178,7 +183,9 @@ class Interleaved:
     def _keep(self, found: dict[str, list[Record]]) -> None:
         for side in self.sides:
             if side.name not in self._writers:
-                self._writers[side.name] = store.Writer(self.paths[side.name])
+                path = self._held.enter_context(store.exclusive_new(self.paths[side.name]))
+                self.paths[side.name] = path
+                self._writers[side.name] = store.Writer(path)
             for record in found[side.name]:
                 self._writers[side.name].append(record)
                 if record.status in FAILURES:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,8 @@ from gpubench import plugins
 from gpubench.device import Device
 
 SALT_BYTES = 16
+#: by these git tells its hooks which repository and index to work on, whatever folder they name
+OF_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_PREFIX")
 
 
 def describe(device: Device, *, identify: bool = False) -> dict[str, Any]:
@@ -104,13 +107,21 @@ def _checkout_state() -> dict[str, Any]:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(root), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        environ = outside_of_hooks(os.environ)
+        done = subprocess.run(
+            command, env=environ, capture_output=True, text=True, check=True, timeout=10
+        )
         return done.stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return {}
+
+
+def outside_of_hooks(variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables for git itself: in a hook it would write to the hook's own index."""
+    return {name: value for name, value in variables.items() if name not in OF_HOOKS}
 
 
 def _hashed(identity: str, *, identify: bool) -> str:

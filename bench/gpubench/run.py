@@ -245,13 +245,16 @@ class Execution:
             card_id = str(made.environment["card_id"])
             suite = self.request.suite.name
             path = result_path(self._output, self.device, card_id, suite, datetime.now(UTC))
-            if path.exists():
+            if path != Path(self._output):  # a name of ours, so another will do as well
+                path = self._held.enter_context(store.exclusive_new(path))
+            elif path.exists():
                 raise UsageError(
                     f"{path} exists already",
                     f"choose another -o, or complete it with --resume {path}",
                 )
+            else:
+                self._held.enter_context(store.exclusive(path))
             self.path = path
-            self._held.enter_context(store.exclusive(path))
         else:
             self._held.enter_context(store.exclusive(self.path))
             self.records = store.read_records(str(self.path))

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from gpubench import plugins
+from gpubench.environment import outside_of_hooks
 from gpubench.errors import EnvironmentRefused, UsageError
 from gpubench.workload import Workload, all_workloads
 
@@ -65,7 +66,7 @@ class Side:
         # -P: a folder `gpubench` where the user happens to stand is not what is compared.
         return subprocess.run(
             [self.python, "-P", *words],
-            env=dict(self.variables),
+            env=outside_of_hooks(self.variables),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -175,7 +176,13 @@ def _commit(name: str, text: str, place: Path, stack: ExitStack) -> Side:
     stack.callback(_git, root, "worktree", "remove", "--force", str(place))
     _check_out(root, text, place)
     if text in WORKTREE:
-        _copy_changes(Path(root), place)
+        try:
+            _copy_changes(Path(root), place)
+        except OSError as error:
+            raise EnvironmentRefused(
+                f"{text} can't be copied into a temporary folder: {error}",
+                "it takes space there, and files that can be read and stay where they are",
+            ) from error
     own = (place / "bench" / "gpubench" / "__main__.py").is_file()
     python_path = [place / "bench"] if own else [place, *_this_code()]
     # A user's project is a folder of extensions; in ours they are found by themselves.
@@ -192,7 +199,11 @@ def _check_out(root: str, text: str, place: Path) -> None:
     hooks = f"core.hooksPath={os.devnull}"  # a checkout made to be thrown away is nobody's concern
     command = ["git", "-C", root, "-c", hooks, "worktree", "add", "--detach", "--quiet"]
     done = subprocess.run(
-        [*command, str(place), str(commit_of(text))], capture_output=True, text=True, check=False
+        [*command, str(place), str(commit_of(text))],
+        env=outside_of_hooks(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it does not say why"])[-1]
@@ -222,14 +233,18 @@ def _copy_changes(root: Path, place: Path) -> None:
     """Bring a worktree of HEAD to the present state: what is changed, new and deleted."""
     changed = _git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD") or ""
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or ""
-    for name in filter(None, (changed + "\0" + new).split("\0")):
+    names = list(filter(None, (changed + "\0" + new).split("\0")))
+    # What is gone goes first: a link of HEAD that is a folder now would lead the copies elsewhere.
+    for target in (place / name for name in names):
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+    for name in names:
         source, target = root / name, place / name
         if source.is_symlink() or source.is_file():
+            if target.is_dir():
+                shutil.rmtree(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
-        elif not source.exists():
-            target.unlink(missing_ok=True)
 
 
 def _git(folder: str | Path, *words: str) -> str | None:
@@ -237,6 +252,7 @@ def _git(folder: str | Path, *words: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *words],
+            env=outside_of_hooks(os.environ),
             capture_output=True,
             text=True,
             errors="surrogateescape",  # names of files need not be text
@@ -272,16 +288,19 @@ def _this_code() -> list[Path]:
 
 def _file(name: str, text: str, place: Path, stack: ExitStack) -> Side:  # noqa: ARG001 - removed with its folder
     path = Path(text).absolute()
-    target = place / "workloads"
+    sources = [source for workload in workloads_of(text) for source in workload.sources[1:]]
+    beside = {source: os.path.relpath(source, path.parent) for source in sources}
+    # As deep as sources lie above the file, so that none is copied out of this side's place.
+    depth = max((Path(relative).parts.count("..") for relative in beside.values()), default=0)
+    home = place.joinpath(*["above"] * depth)
+    target = home / "workloads"
     target.mkdir(parents=True)
     # A prefix: the file may be hidden by an underscore, or be named as one of ours.
     shutil.copy2(path, target / f"ab_{path.name}")
-    for workload in workloads_of(text):
-        for source in workload.sources[1:]:
-            copy = target / os.path.relpath(source, path.parent)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, copy)
-    extensions = [place, *(Path(entry).absolute() for entry in _entries("GPUBENCH_PATH"))]
+    for source, relative in beside.items():
+        (target / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target / relative)
+    extensions = [home, *(Path(entry).absolute() for entry in _entries("GPUBENCH_PATH"))]
     python_path = [*map(str, _this_code()), *_entries("PYTHONPATH")]
     return Side(
         name,

@@ -11,9 +11,10 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -102,6 +103,10 @@ class Writer:
             ) from error
 
 
+class Busy(CannotWrite):
+    """Another run is writing the file."""
+
+
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Keep other runs from writing ``path``, where the system has advisory locks.
@@ -124,13 +129,31 @@ def exclusive(path: Path) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
     except BlockingIOError as error:
-        raise CannotWrite(
+        raise Busy(
             f"another run is writing {path}", "wait for its end, or choose another file with -o"
         ) from error
     except OSError as error:
         raise CannotWrite(
             f"{lock.parent}: {error.strerror}", "choose another folder with -o"
         ) from error
+
+
+@contextmanager
+def exclusive_new(path: Path) -> Iterator[Path]:
+    """As `exclusive`, for a file that there is not yet: ``path``, or with a number where it is.
+
+    Jobs that share a run begin in one second, and their files then have one name.
+    """
+    for number in count(1):
+        chosen = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive(chosen))
+            except Busy:
+                continue
+            if not chosen.exists():
+                yield chosen
+                return
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -186,6 +188,49 @@ def test_the_worktree_is_taken_as_it_is_now_and_later_edits_do_not_reach_it(chec
         assert not (place / "ignored").exists()
 
 
+def test_a_link_that_became_a_folder_leads_no_copy_out_of_the_worktree(checkout, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "shared.py").write_text("theirs")
+    (checkout / "shared").symlink_to(outside)
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "--quiet", "--message=linked")
+    (checkout / "shared").unlink()
+    (checkout / "shared").mkdir()
+    (checkout / "shared" / "shared.py").write_text("mine")
+    with sides.made_ready(("v1", "."), tmp_path / "temporary"):
+        assert (tmp_path / "temporary" / "b" / "shared" / "shared.py").read_text() == "mine"
+    assert (outside / "shared.py").read_text() == "theirs"
+
+
+def test_files_that_became_folders_and_folders_that_became_files_are_so_in_the_copy(
+    checkout, tmp_path
+):
+    (checkout / "old.txt").unlink()
+    (checkout / "old.txt").mkdir()
+    (checkout / "old.txt" / "inside").write_text("now a folder")
+    shutil.rmtree(checkout / "workloads")
+    (checkout / "workloads").write_text("now a file")
+    place = tmp_path / "temporary" / "b"
+    with sides.made_ready(("v1", "."), tmp_path / "temporary"):
+        assert (place / "old.txt" / "inside").read_text() == "now a folder"
+        assert (place / "workloads").read_text() == "now a file"
+
+
+def test_a_worktree_that_cannot_be_copied_is_refused_in_words(checkout, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    (checkout / "old.txt").write_text("changed")
+    monkeypatch.setattr(sides.shutil, "copy2", full)
+    with (
+        pytest.raises(EnvironmentRefused, match="No space left"),
+        sides.made_ready(("v1", "."), tmp_path / "temporary"),
+    ):
+        pass
+    assert len(worktrees(checkout)) == 1
+
+
 def test_hooks_of_the_project_do_not_run(checkout, tmp_path):
     hook = checkout / ".git" / "hooks" / "post-checkout"
     hook.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
@@ -193,6 +238,20 @@ def test_hooks_of_the_project_do_not_run(checkout, tmp_path):
     with sides.made_ready(("v1", "main"), tmp_path / "temporary"):
         pass
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_hook_that_compares_commits_keeps_what_is_staged(checkout, tmp_path, monkeypatch):
+    (checkout / "staged.txt").write_text("to be committed")
+    git(checkout, "add", "staged.txt")
+    monkeypatch.setenv("GIT_DIR", str(checkout / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(checkout / ".git" / "index"))
+    with sides.made_ready(("v1", "main"), tmp_path / "temporary") as (side, _):
+        place = tmp_path / "temporary" / "a"
+        words = (
+            "import subprocess, sys; subprocess.run(['git', 'status', '--short'], cwd=sys.argv[1])"
+        )
+        assert side.call("-c", words, str(place)).stdout == ""
+    assert git(checkout, "diff", "--cached", "--name-only") == "staged.txt"
 
 
 def test_search_paths_into_the_checkout_lead_into_each_commit(checkout, tmp_path, monkeypatch):
@@ -270,6 +329,19 @@ def test_a_file_is_copied_with_its_sources_so_that_edits_do_not_reach_it(tmp_pat
         copy = tmp_path / "temporary" / "a" / "workloads"
         assert (copy / "kernel.cu").read_text() == "before"
         assert (copy / "ab_x.py").read_text() == files[0].read_text()
+
+
+def test_sources_above_the_files_stay_apart_and_in_the_temporary_folder(tmp_path):
+    for name in "xy":
+        path = tmp_path / name / "in" / "side" / "same.py"
+        write_workload(path, sources=["../../kernel.cu"])
+        (tmp_path / name / "kernel.cu").write_text(name)
+    given = tuple(str(tmp_path / name / "in" / "side" / "same.py") for name in "xy")
+    with sides.made_ready(given, tmp_path / "temporary") as ready:
+        for side, name in zip(ready, "xy", strict=True):
+            home = Path(side.variables["GPUBENCH_PATH"].split(os.pathsep)[0])
+            assert (home.parent / "kernel.cu").read_text() == name
+    assert sorted(path.name for path in (tmp_path / "temporary").iterdir()) == ["a", "b"]
 
 
 def test_the_suite_of_two_files_is_what_both_define(tmp_path):
@@ -355,6 +427,19 @@ def test_rounds_run_mirrored_and_a_pair_is_a_trial(tmp_path, monkeypatch, make_r
         assert len({record.run_id for record in records}) == 1
     assert len({records[0].run_id for records in kept(comparison)}) == 2
     assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_two_comparisons_that_begin_in_one_second_keep_files_of_their_own(
+    tmp_path, monkeypatch, make_record
+):
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    monkeypatch.setattr(ab, "datetime", SimpleNamespace(now=lambda _: moment))
+    Scripted(monkeypatch, make_record)
+    both = [interleaved(tmp_path, pairs=pairs) for pairs in (3, 4)]
+    for _ in zip_longest(*both):
+        pass
+    assert [[len(records) for records in kept(one)] for one in both] == [[3, 3], [4, 4]]
+    assert len(list((tmp_path / "kept").iterdir())) == 4
 
 
 def test_every_round_has_a_number_of_its_own_where_the_side_takes_one(

@@ -84,6 +84,7 @@ MAY_IMPORT = {
         *("table", "render", "stats", "errors", "__init__"),
     },
     "sides": {"plugins", "workload", "errors"},
+    "sides": {"plugins", "workload", "environment", "errors"},
     "ab": {"sides", "store", "table", "compare", "calibration", "record", "errors"},
     "exchange": {"store", "record", "names", "render", "stats", "errors"},
     "regression": {"exchange", "compare", "record", "render", "stats"},

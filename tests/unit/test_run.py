@@ -5,6 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from itertools import zip_longest
+from types import SimpleNamespace
 
 import pytest
 
@@ -206,6 +209,19 @@ def test_two_runs_cannot_write_one_file(suite, tmp_path):
         pytest.raises(CannotWrite, match="another run is writing"),
     ):
         execute(suite, tmp_path, resume=str(first.path))
+
+
+def test_parts_of_a_run_that_begin_in_one_second_get_files_of_their_own(
+    suite, tmp_path, monkeypatch
+):
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    monkeypatch.setattr("gpubench.run.datetime", SimpleNamespace(now=lambda _: moment))
+    parts = [Execution(Request(suite.shard(k, 2), CARD), str(tmp_path / "out")) for k in (1, 2)]
+    for _ in zip_longest(*parts):
+        pass
+    assert len({part.path for part in parts}) == 2
+    kept = [record.case_id for part in parts for record in store.read_records(str(part.path))]
+    assert sorted(kept) == sorted(case.id for case in suite.cases)
 
 
 WORKLOADS = """
