@@ -580,6 +580,10 @@ def test_needs_of_a_job_are_its_own_and_not_the_profiles():
     needs = needs_of(Question(finetune, QLORA), steps_of(Question(finetune, QLORA)))
     assert needs.memory_bytes == QLORA.memory().total_bytes
     assert needs.card_bytes == 0
+    half = replace(QLORA, precision="fp16")  # which the profile's gate, bf16, must not narrow
+    assert needs_of(Question(finetune, half), steps_of(Question(finetune, half))).precisions == (
+        "fp16",
+    )
     own = needs_of(Question(finetune), steps_of(Question(finetune)))
     assert own.card_bytes == 12 * GIB
     assert "bf16" in own.precisions
