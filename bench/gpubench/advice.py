@@ -209,7 +209,9 @@ def price_text(row: Mapping[str, Any]) -> str | None:
 
 
 def _dollars(value: float) -> str:
-    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+    if value >= 100:
+        return f"${value:,.0f}"
+    return f"${value:.2f}" if value >= 0.1 else f"${render.number(value, 2)}"
 
 
 SCORES = (

@@ -4,6 +4,7 @@ Works with no result at all, from the model; what was measured takes its place c
 teaches the model. How the score is made of that is `score`, how it is said is `advice`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -31,6 +32,8 @@ ELECTRICITY = 0.15
 TOKENS = 1e8
 #: without a job: as much work as keeps the reference card busy for a day
 REFERENCE_HOURS = 24.0
+#: more than one machine holds are no advice
+MOST_CARDS = 8
 #: the one case of a ranking by a job's own time
 JOB = "the job"
 #: torch's CUDA 12.6 build alone has kernels for these, and is to end after 2.14 (docs/method.md)
@@ -197,7 +200,7 @@ def chosen(globs: Sequence[str]) -> list[Card]:
         if not any(fnmatchcase(card_id, pattern) for card_id in catalogue()):
             raise UsageError(
                 f"--cards {pattern!r} matches no card of the catalogue",
-                "`gpubench list cards` shows the ids; globs are as '*rtx-40*'",
+                "`gpubench list cards` shows the ids; globs are as '*rtx-40*'; RESULTS go first",
             )
     return [
         card
@@ -424,5 +427,8 @@ def ways_to_fit(question: Question, usable_bytes: float) -> list[str]:
             continue
         need = replace(other, batch=batch).memory().total_bytes / GIB
         smaller = f", at batch {batch}" if batch < job.batch else ""
+        cards = math.ceil(job.batch / batch)
+        if 1 < cards <= MOST_CARDS:
+            smaller += f" on {cards} cards (--count {cards} --batch {batch})"
         ways.append(f"{said}{smaller}: {need:.1f} GiB")
     return ways

@@ -213,6 +213,11 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     ways = ways_to_fit(Question(BALANCED, job), usable)
     assert ways
     assert all(float(way.rpartition(":")[2].split()[0]) * GIB <= usable for way in ways)
+    large = replace(QLORA, batch=8, sequence=512)
+    first = ways_to_fit(Question(BALANCED, large), usable)[0]
+    batch = large.largest_batch(usable)
+    assert 1 < batch < 8
+    assert first.startswith(f"a smaller batch, at batch {batch} on {-(-8 // batch)} cards")
 
 
 def test_more_cards_do_not_pool_their_memory():
@@ -454,6 +459,7 @@ def test_a_failed_case_takes_a_card_out_and_is_not_filled_by_the_model():
     (bar,) = reasons(answer)["geforce-rtx-4090"]
     assert bar.kind == "case"
     assert "oom: out of memory" in bar.reason
+    assert rows[0]["case_id"] not in answer.options["geforce-rtx-4090"].candidate.rates
 
 
 def test_virtual_rows_change_nothing():
@@ -574,6 +580,10 @@ def test_needs_of_a_job_are_its_own_and_not_the_profiles():
     needs = needs_of(Question(finetune, QLORA), steps_of(Question(finetune, QLORA)))
     assert needs.memory_bytes == QLORA.memory().total_bytes
     assert needs.card_bytes == 0
+    half = replace(QLORA, precision="fp16")  # which the profile's gate, bf16, must not narrow
+    assert needs_of(Question(finetune, half), steps_of(Question(finetune, half))).precisions == (
+        "fp16",
+    )
     own = needs_of(Question(finetune), steps_of(Question(finetune)))
     assert own.card_bytes == 12 * GIB
     assert "bf16" in own.precisions
