@@ -2,7 +2,8 @@
 
 ``data/cards.csv`` holds reference clocks and *dense* peaks with their source, confidence and
 cross-checks per row. A device is matched by the name its driver reports and, where two cards
-share a name (RTX 3080 10 and 12 GB), by its memory.
+share a name (RTX 3080 10 and 12 GB), by its memory. Cards of the user's own (`card_file`) are in
+the catalogue like the others, and before them where they are the same.
 """
 
 import csv
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from gpubench import card_file
 from gpubench.errors import unknown_name
 
 CATALOGUE = Path(__file__).parent / "data" / "cards.csv"
@@ -32,7 +34,10 @@ MEMORY_TOLERANCE = 0.15
 
 @dataclass(frozen=True)
 class Card:
-    """One row of the catalogue, in base units; None is unknown or not applicable."""
+    """One row of the catalogue, in base units; None is unknown or not applicable.
+
+    ``cache_bytes`` of 0 is unknown; ``own`` says that the row is a file of the user's.
+    """
 
     card_id: str
     name: str
@@ -50,6 +55,7 @@ class Card:
     source: str
     confidence: str
     driver_names: tuple[str, ...]
+    own: bool = False
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -87,9 +93,14 @@ def unsupported_precision(capability: tuple[int, int], precision: str) -> str | 
 
 @cache
 def catalogue() -> dict[str, Card]:
-    """Every card by its id, in the file's order: by series, then size."""
+    """Every card by its id: by series, then size, then those of the user's own.
+
+    Raises:
+        UsageError: a file of the user's is no card.
+    """
     with CATALOGUE.open(encoding="utf-8", newline="") as lines:
-        return {row["card_id"]: _card(row) for row in csv.DictReader(lines)}
+        shipped = {row["card_id"]: _card(row) for row in csv.DictReader(lines)}
+    return shipped | {row["card_id"]: _card(row, own=True) for row in card_file.rows()}
 
 
 def get_card(card_id: str) -> Card:
@@ -106,11 +117,12 @@ def get_card(card_id: str) -> Card:
 def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:
     """The card that a driver reports under ``driver_name``; None if the catalogue lacks it.
 
-    Where several share the name, the one whose memory is nearest. A card of that name with other
-    memory (RTX 3060 8 GB, RTX 3050 6 GB) is another card, with other peaks.
+    Where several share the name, the one whose memory is nearest, the user's own first. A card of
+    that name with other memory (RTX 3060 8 GB, RTX 3050 6 GB) is another card, with other peaks.
     """
     wanted = _plain(driver_name)
     matches = [card for card in catalogue().values() if wanted in map(_plain, card.driver_names)]
+    matches.sort(key=lambda card: not card.own)
     if not matches:
         return None
     if memory_bytes is None:
@@ -125,7 +137,7 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("NVIDIA", "").split()).casefold()
 
 
-def _card(row: dict[str, str]) -> Card:
+def _card(row: dict[str, str], *, own: bool = False) -> Card:
     """One row of the file, with its units made SI."""
 
     def number(column: str) -> float | None:
@@ -165,4 +177,5 @@ def _card(row: dict[str, str]) -> Card:
         source=row["source"],
         confidence=row["confidence"],
         driver_names=(row["name"], *(name for name in row["name_aliases"].split("|") if name)),
+        own=own,
     )
