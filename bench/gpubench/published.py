@@ -76,11 +76,11 @@ class Published:
 
     @property
     def operation(self) -> str:
-        """What kind of work: ``gemm``, ``memory``, ``decode``, ``transformer`` or ``cnn``."""
+        """What kind of work: gemm, memory, prefill, decode, transformer or cnn."""
         if self.mode == "micro":
             return "memory" if "vector" in self.workload else "gemm"
-        if self.unit == "tokens/s":
-            return "decode"
+        if self.unit == "tokens/s":  # of a prompt all tokens at once, else one after the other
+            return "prefill" if "_pp" in self.workload else "decode"
         return "transformer" if TRANSFORMERS.search(self.workload) else "cnn"
 
 

@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "names": {"render"},
     "table": {"record", "cards", "names", "render", "stats", "store"},
     "compare": {"table", "names", "render", "stats", "errors"},
+    "placement": {"table", "cards", "render", "stats", "errors"},
+    "beside": {"published", "render", "stats"},
     "calibration": {"plugins", "compare", "render", "stats", "errors"},
     "history": {"series", "compare", "table", "names", "render", "stats", "errors"},
     "series": {"table", "names", "cards", "render"},
@@ -77,7 +79,7 @@ READING_HALF = {
     "report",
     "store",
     "record",
-    *("cards", "card_file", "published"),
+    *("beside", "cards", "card_file", "placement", "published"),
     "stats",
     *("render", "names"),
 }

@@ -21,19 +21,32 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         help="what tells the sides apart; default: card where there are several, else run",
     )
     add_min_effect(sub)
+    sub.add_argument(
+        "--with",
+        dest="beside",
+        choices=("published",),
+        help="beside it, what others published of the same cards",
+    )
     sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
     add_format(sub)
 
 
 def call(arguments: argparse.Namespace) -> int:
     """Print verdicts."""
-    from gpubench import calibration, table
+    from gpubench import beside, calibration, table
     from gpubench import compare as comparison
 
     frame = table.load(arguments.results)
     floor, said = calibration.floor_for(frame, arguments.min_effect)
     found = comparison.compare(frame, arguments.by, arguments.baseline, floor)
-    print(comparison.text(found, arguments.format), end="")
+    others = beside.beside(found) if arguments.beside else []
+    if arguments.format in ("json", "csv"):  # one envelope; provenance tells the rows apart
+        print(comparison.text([*found, *others], arguments.format), end="")
+    else:
+        print(comparison.text(found, arguments.format), end="")
+        print(beside.text(others, arguments.format), end="")
+    if arguments.beside and not others:
+        print("nobody published results of two of these cards, side by side", file=sys.stderr)
     for line in (*comparison.conclusions(found), said):
         print(line, file=sys.stderr)
     if comparison.at_other_times(frame, arguments.by):
