@@ -23,11 +23,11 @@ from gpubench.names import case_labels, natural
 from gpubench.report import render_report, write_report
 from gpubench.series import COLORS, series_of
 
-# Without the one that needs many runs: test_history.py holds it to the contract.
+# Without those that need many runs or certain cards: test_history.py, test_beside.py.
 FIGURES = [
     import_module(f"gpubench.figures.{name}")
     for name in plugins.files("figures", ".py")
-    if name != "history"
+    if name not in ("history", "published")
 ]
 CARDS = {
     "4090": {
