@@ -35,6 +35,7 @@ VERBS = {
     "report": "one HTML page of results, offline",
     "validate": "check that result files are whole and well-formed",
     "export": "results for pytest-benchmark, or every sample as CSV",
+    "predict": "a suite on cards that are not at hand, modelled",
     "import": "a result file from pytest-benchmark's JSON",
 }
 

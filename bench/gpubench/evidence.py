@@ -1,0 +1,248 @@
+"""Results as what the model learns from: how much work each was, on which card, how long it took.
+
+``data/networks.csv`` has the networks, computed from their architectures by
+``benchmarks/network_work.py``; what a language model does for a token follows from its
+number of parameters. What no pattern matches is taken for a mix of both kinds.
+"""
+
+import csv
+import math
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gpubench.cards import Card, catalogue, unsupported_precision
+from gpubench.efficiency import Observation
+from gpubench.published import Published
+from gpubench.workload import PRECISION_BYTES, Work
+
+NETWORKS = Path(__file__).parent / "data" / "networks.csv"
+# Where a source doesn't say how many items went into a step.
+USUAL_BATCH = 64
+# Elements that training moves at least, per operation of its products: `Work.bytes` of a training
+# step is often the parameters' traffic alone. VGG's, and a transformer's of hidden size 4096.
+LEAST_TRAFFIC = {"cnn": 2e-3, "transformer": 6e-4}
+
+# Kernels of a training step, by layer of BERT and for all of MNIST's network: forward, twice that
+# backward, and the optimizer's.
+LAUNCHES_PER_LAYER = 60
+BERT_LAYERS = {"tiny": 2, "base": 12, "large": 24}
+MNIST_LAUNCHES = 60
+REDUCTION_LAUNCHES = 2
+FORWARD_BACKWARD_LAUNCHES = 3
+# A layer runs once forward and twice backward (gradients of its input and of its weights).
+BACKWARD = 2
+# Weight read and written, gradient written and read, momentum read and written: SGD as users
+# have it, in FP32 whatever the products' precision.
+OPTIMIZER_BYTES = 6 * 4
+# Bits that a weight of a quantised format takes with its scales (llama.cpp's tables).
+BITS = {"q3": 3.5, "q4": 4.5, "q5": 5.5, "q6": 6.6, "q8": 8.5, "fp16": 16.0, "bf16": 16.0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """What one item of a network costs forward.
+
+    Attributes:
+        flops: operations of its products, a multiply-add being two.
+        elements: that its layers read and write, each layer on its own.
+        parameters: weights and biases.
+        layers: kernels of one forward pass.
+    """
+
+    name: str
+    pattern: str
+    operation: str
+    flops: float
+    elements: float
+    parameters: float
+    layers: float
+
+
+@cache
+def networks() -> tuple[Network, ...]:
+    """Those of the data file, in its order: the first whose pattern is found counts."""
+    with NETWORKS.open(encoding="utf-8", newline="") as lines:
+        return tuple(
+            Network(
+                name=row["name"],
+                pattern=row["pattern"],
+                operation=row["operation"],
+                flops=float(row["forward_gflop"]) * 1e9,
+                elements=float(row["elements_moved_m"]) * 1e6,
+                parameters=float(row["parameters_m"]) * 1e6,
+                layers=float(row["layers"]),
+            )
+            for row in csv.DictReader(lines)
+        )
+
+
+def from_published(results: Iterable[Published]) -> list[Observation]:
+    """Speeds of one card of the catalogue each.
+
+    What several cards reach together hangs on their links too, of which the model knows nothing.
+    """
+    known = catalogue()
+    found = (
+        _of_published(result, known[result.card_id])
+        for result in results
+        if result.n_gpus == 1 and result.card_id in known
+    )
+    return [one for one in found if one is not None]
+
+
+def _of_published(result: Published, card: Card) -> Observation | None:
+    """A published result as a step of one item; None where it is no speed.
+
+    A card without the format runs such a program in FP32.
+    """
+    if result.rate is None:
+        return None
+    wanted = _precision(result)
+    missing = unsupported_precision(card.capability, wanted) or wanted not in card.peaks
+    precision = "fp32" if missing else wanted
+    work, operation, launches, units = _work(result, precision)
+    # The same program: FP32 ones run in TF32 where the card has it.
+    program = "fp32" if wanted == "tf32" else result.precision
+    # A time per batch is of so many items at once.
+    items = (result.batch or USUAL_BATCH) if result.unit == "ms/batch" else 1
+    return Observation(
+        card=card,
+        work=work,
+        precision=precision,
+        operation=operation,
+        launches=launches,
+        source=result.family,
+        series=f"{result.workload} {result.mode} {program} {result.metric} {result.n_gpus}",
+        seconds=units / (result.rate * items / result.n_gpus),
+        guessed=operation == "other" or (operation == "transformer" and not _counts(result)),
+    )
+
+
+def _precision(result: Published) -> str:
+    """What products were asked for; of mixed precision and of quantised weights FP16's."""
+    words = result.precision.casefold()
+    if words.startswith("mixed"):  # milabench's own choice, which it doesn't say
+        return "tf32"
+    return next((name for name in PRECISION_BYTES if words.startswith(name)), "fp16")
+
+
+def _work(result: Published, precision: str) -> tuple[Work, str, float, float]:
+    """Work, operation and launches of a step, and how many of the result's units it is."""
+    name = result.workload.casefold()
+    if shape := re.search(r"gemm_(\d+)x(\d+)x(\d+)", name):
+        rows, columns, terms = map(int, shape.groups())
+        moved = rows * terms + terms * columns + rows * columns
+        flops = 2.0 * rows * columns * terms
+        return Work(flops, moved * PRECISION_BYTES[precision]), "gemm", 1.0, flops
+    if "vector" in name:  # one product for each element, which is read and written
+        return Work(1.0, 2.0 * PRECISION_BYTES[precision]), "memory", 0.0, 1.0
+    if result.mode == "micro":  # a rate of products large enough that nothing else counts
+        return Work(1.0, 0.0), "gemm", 0.0, 1.0
+    if result.unit == "tokens/s" and result.mode == "infer":
+        return _decoding(result, name)
+    network = find(name)
+    work, launches = item_of(network, precision, result.mode, result.batch or USUAL_BATCH)
+    if result.unit != "TFLOPS":
+        return work, network.operation, launches, 1.0
+    # The unit is an operation, and the layer is too large for its launches to count.
+    flops = work.flops or 1.0
+    return Work(1.0, (work.bytes or 0.0) / flops), network.operation, 0.0, 1.0
+
+
+def _counts(result: Published) -> bool:
+    """Whether a transformer's unit is one whose work is known: operations, or SQuAD's sequences."""
+    return result.unit == "TFLOPS" or "squad" in result.workload.casefold()
+
+
+def find(workload: str) -> Network:
+    """The network of that name, or the default mix, the last one, that every name matches."""
+    return next(net for net in networks() if re.search(net.pattern, workload.casefold()))
+
+
+def item_of(network: Network, precision: str, mode: str, batch: int) -> tuple[Work, float]:
+    """Work and launches of one item among ``batch``, in training or inference."""
+    width, parameters = PRECISION_BYTES[precision], network.parameters
+    passes, per_step = (1 + BACKWARD, OPTIMIZER_BYTES) if mode == "train" else (1, width)
+    moved = passes * network.elements * width + per_step * parameters / batch
+    return Work(passes * network.flops, moved), passes * network.layers / batch
+
+
+def _decoding(result: Published, name: str) -> tuple[Work, str, float, float]:
+    """A token after a token: each weight is read once for each, whatever else happens."""
+    billions = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)_?b(?![a-z])", name)
+    parameters = float(billions[1]) * 1e9 if billions else 7e9
+    if "gpt-oss" in name:  # a mixture of experts, of which 3.6 of 20.9 billion work on a token
+        parameters = 3.6e9
+    bits = next((bits for start, bits in BITS.items() if result.precision.startswith(start)), 16.0)
+    if re.search(r"_pp\d+$", name):  # the prompt: all its tokens at once
+        return Work(2 * parameters, 0.0), "prefill", 0.0, 1.0
+    return Work(2 * parameters, parameters * bits / 8), "decode", 0.0, 1.0
+
+
+def measured(rows: Iterable[Mapping[Hashable, Any]]) -> Iterator[Observation]:
+    """What the model learns from rows of `table.load`: one of each card and case.
+
+    Left out is what is not ok, not measured (virtual), faster than its card can be, or of a card
+    that the catalogue lacks.
+    """
+    trials: dict[tuple[str, str], list[Mapping[Hashable, Any]]] = {}
+    for row in rows:
+        usable = row["status"] == "ok" and row["provenance"] == "measured"
+        if usable and row["card_id"] in catalogue() and "above_peak" not in (row["flags"] or ()):
+            trials.setdefault((row["card_id"], row["case_id"]), []).append(row)
+    for (card_id, case_id), same in trials.items():
+        middle = sorted(same, key=lambda row: row["median_s"])[len(same) // 2]
+        found = _of_row(catalogue()[card_id], case_id, middle)
+        if found is not None:
+            yield found
+
+
+def _of_row(card: Card, case_id: str, row: Mapping[Hashable, Any]) -> Observation | None:
+    precision = row["precision"] or "fp32"
+    if precision not in card.peaks or unsupported_precision(card.capability, precision):
+        return None
+    operation, launches = operation_of(row["workload"], row["params"] or {})
+    flops, moved = (
+        None if row[key] is None or math.isnan(row[key]) else float(row[key])
+        for key in ("flops", "bytes")
+    )
+    if not flops and not moved:
+        return None
+    return Observation(
+        card=card,
+        work=complete(Work(flops=flops, bytes=moved), precision, operation),
+        precision=precision,
+        operation=operation,
+        launches=launches,
+        series=case_id,
+        seconds=float(row["median_s"]),
+    )
+
+
+def operation_of(workload: str, params: Mapping[str, Any]) -> tuple[str, float]:
+    """The model's operation, and kernels per step; a workload it doesn't know is ``other``."""
+    if workload in ("gemm", "memory"):
+        return workload, 1.0
+    if workload in ("conv2d", "attention"):
+        both = params.get("direction") == "forward_backward"
+        return workload, FORWARD_BACKWARD_LAUNCHES if both else 1.0
+    if workload == "reduction":
+        return "reduction", REDUCTION_LAUNCHES
+    if workload == "mnist":
+        return "cnn", MNIST_LAUNCHES
+    if workload == "bert":
+        return "transformer", LAUNCHES_PER_LAYER * (1 + BERT_LAYERS.get(str(params["size"]), 12))
+    return "other", 1.0
+
+
+def complete(work: Work, precision: str, operation: str) -> Work:
+    """The work with the traffic that training has at least, where it declares less."""
+    moved = work.bytes or 0.0
+    if operation in LEAST_TRAFFIC:
+        least = LEAST_TRAFFIC[operation] * (work.flops or 0.0) * PRECISION_BYTES[precision]
+        moved = max(moved, least)
+    return Work(flops=work.flops, bytes=moved)

@@ -1,0 +1,111 @@
+"""A suite's results on cards that are not at hand: rows that are modelled, and say so."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpubench import names, render
+from gpubench.cards import Card, unsupported_precision
+from gpubench.evidence import operation_of
+from gpubench.predict import Predictor
+from gpubench.render import Column
+from gpubench.suite import Suite
+from gpubench.workload import Case, Work, get_workload
+
+#: bytes of device memory that CUDA's context and libraries take beside a case's own
+RESERVED_BYTES = 2**30
+#: below so many operations per byte every device waits for memory (as in `table`)
+MEMORY_BOUND_INTENSITY = 4.0
+
+
+def rows(cards: Sequence[Card], suite: Suite, predictor: Predictor) -> list[dict[str, Any]]:
+    """A row for each card and case: seconds with 80 % bounds, or why there are none."""
+    return [_row(card, case, predictor) for card in cards for case in suite.cases]
+
+
+def _row(card: Card, case: Case, predictor: Predictor) -> dict[str, Any]:
+    params = dict(case.params)
+    work = get_workload(case.workload).work(params)
+    row: dict[str, Any] = {
+        "card_id": card.card_id,
+        "card": card.name,
+        "architecture": card.architecture,
+        "workload": case.workload,
+        "case_id": case.id,
+        "cache": case.cache,
+        "params": {name: str(value) for name, value in params.items()},
+        "precision": case.precision,
+        "provenance": "modelled",
+        "status": "ok",
+        "reason": None,
+        **dict.fromkeys(("seconds", "low_s", "high_s", "rate", "rate_unit", "footprint_bytes")),
+        "fits_memory": None,
+        "basis": predictor.basis,
+    }
+    if work is None:
+        return row | {"status": "unsupported", "reason": "its work is only known once it runs"}
+    if work.footprint is not None:
+        row["footprint_bytes"] = work.footprint
+        row["fits_memory"] = work.footprint + RESERVED_BYTES <= card.memory_bytes
+    precision = case.precision or "fp32"
+    if reason := unsupported_precision(card.capability, precision):
+        return row | {"status": "unsupported", "reason": reason}
+    if precision not in card.peaks:
+        return row | {"status": "unsupported", "reason": f"its {precision} rate is not known"}
+    if work.footprint is not None and not row["fits_memory"]:
+        need, have = (render.gibibytes(size) for size in (work.footprint, card.memory_bytes))
+        return row | {"status": "oom", "reason": f"needs about {need} of {have}"}
+    operation, launches = operation_of(case.workload, params)
+    found = predictor.step(
+        card, work, precision, operation=operation, launches=launches, case=case.id
+    )
+    rate, unit = _rate(work, found.seconds)
+    times = {"seconds": found.seconds, "low_s": found.low, "high_s": found.high}
+    return row | times | {"rate": rate, "rate_unit": unit}
+
+
+def _rate(work: Work, seconds: float) -> tuple[float, str]:
+    """The rate a workload is judged by, as `table.throughput` has it for measured rows."""
+    if work.items:
+        return work.items / seconds, f"{work.item or 'item'}s/s"
+    if (work.flops or 0.0) > MEMORY_BOUND_INTENSITY * (work.bytes or 0.0):
+        return (work.flops or 0.0) / seconds, "FLOP/s"
+    return (work.bytes or 0.0) / seconds, "B/s"
+
+
+def text(found: Sequence[dict[str, Any]], form: str) -> str:
+    """The rows in one of `render.FORMATS`; for people each card is marked as modelled."""
+    if form in ("json", "csv"):
+        return render.rows(found, COLUMNS, form, "predictions")
+    labels = names.case_labels(found)
+    shown = [
+        row
+        | {
+            "card": f"{row['card']} (modelled)",
+            "case": labels[row["case_id"], row["cache"]],
+            "bounds": _bounds(row),
+            "rate_text": _rate_text(row),
+            "result": row["reason"] or row["status"],
+        }
+        for row in found
+    ]
+    return render.rows(shown, COLUMNS, form, "predictions")
+
+
+def _bounds(row: Mapping[str, Any]) -> str | None:
+    if row["seconds"] is None:
+        return None
+    return f"{render.seconds(row['low_s'])} to {render.seconds(row['high_s'])}"
+
+
+def _rate_text(row: Mapping[str, Any]) -> str | None:
+    return None if row["rate"] is None else render.quantity(row["rate_unit"])(row["rate"])
+
+
+COLUMNS = (
+    Column("card", "card"),
+    Column("case", "case"),
+    Column("seconds", "time", render.seconds, right=True),
+    Column("bounds", "80 % within", right=True),
+    Column("rate_text", "rate", right=True),
+    Column("result", "result"),
+)

@@ -1,0 +1,156 @@
+"""Time per step on a card that is not at hand, with an 80 % interval: a number that is modelled.
+
+The model and what it learnt is `efficiency`; here it is asked. Level and ratio differ in how sure
+they are: what all cards share (the software, the kernels' quality) widens a time and cancels in a
+ratio of two cards.
+"""
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gpubench import evidence
+from gpubench.cards import Card, unsupported_precision
+from gpubench.efficiency import Efficiencies, Observation, fit, updated
+from gpubench.errors import UsageError, unknown_name
+from gpubench.published import Published
+from gpubench.workload import Work
+
+SHIPPED = Path(__file__).parent / "data" / "efficiencies.json"
+# The 90th percentile of the normal distribution: 80 % lie within that many standard deviations.
+REACH = 1.2816
+OPERATIONS = (
+    *("gemm", "conv2d", "attention", "memory", "reduction", "cnn", "transformer", "decode"),
+    *("prefill", "other"),
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Modelled seconds of one step, and the bounds between which 80 % of such fall."""
+
+    seconds: float
+    low: float
+    high: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one card is than another (seconds over seconds), with 80 % bounds."""
+
+    estimate: float
+    low: float
+    high: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """What was learnt, ready to be asked; ``basis`` says from what."""
+
+    efficiencies: Efficiencies
+    basis: str
+
+    @classmethod
+    @cache
+    def shipped(cls) -> "Predictor":
+        """What the package's collection of published results taught; nothing is fitted here."""
+        content = json.loads(SHIPPED.read_text(encoding="utf-8"))
+        basis = f"{content['results']} published results of {content['cards']} cards"
+        return cls(Efficiencies.from_json(content), basis)
+
+    @classmethod
+    def of(cls, results: Iterable[Published]) -> "Predictor":
+        """Fitted to these results; those of several cards, or of unknown ones, say nothing here."""
+        learnt = evidence.from_published(results)
+        cards = len({one.card.card_id for one in learnt})
+        return cls(fit(learnt), f"{len(learnt)} published results of {cards} cards")
+
+    def step(
+        self,
+        card: Card,
+        work: Work,
+        precision: str,
+        *,
+        operation: str,
+        launches: float = 0,
+        case: str = "",
+    ) -> Prediction:
+        """Seconds of a step of ``work`` with products in ``precision``, ``launches`` kernels long.
+
+        ``case`` names the step where results of the very same one were given to `with_measured`.
+
+        Raises:
+            UsageError: the card lacks the precision, the operation is none of OPERATIONS, or
+                neither operations nor bytes of the work are known.
+        """
+        asked = _asked(card, work, precision, operation, launches, case)
+        log, slope = self.efficiencies.log_seconds(asked)
+        variance = self.efficiencies.variance(slope) + self.efficiencies.noise_of(asked)
+        reach = REACH * math.sqrt(variance)
+        return Prediction(math.exp(log), math.exp(log - reach), math.exp(log + reach), self.basis)
+
+    def ratio(
+        self,
+        card_a: Card,
+        card_b: Card,
+        work: Work,
+        precision: str,
+        *,
+        operation: str,
+        launches: float = 0,
+        case: str = "",
+    ) -> Ratio:
+        """How many times faster ``card_a`` does the step than ``card_b``.
+
+        Raises:
+            UsageError: as `step`.
+        """
+        (log_a, slope_a), (log_b, slope_b) = (
+            self.efficiencies.log_seconds(_asked(card, work, precision, operation, launches, case))
+            for card in (card_a, card_b)
+        )
+        difference = dict(slope_b)
+        for effect, weight in slope_a.items():
+            difference[effect] = difference.get(effect, 0.0) - weight
+        noise = 0.0 if card_a == card_b else 2 * self.efficiencies.noise**2
+        reach = REACH * math.sqrt(self.efficiencies.variance(difference) + noise)
+        log = log_b - log_a
+        return Ratio(math.exp(log), math.exp(log - reach), math.exp(log + reach), self.basis)
+
+    def with_measured(self, rows: Iterable[Mapping[Hashable, Any]]) -> "Predictor":
+        """The same with results measured here, on cards of the catalogue, learnt on top.
+
+        ``rows`` are those of `table.load`; see `evidence.measured` for what is left out.
+        """
+        return self.with_observations(list(evidence.measured(rows)))
+
+    def with_observations(self, learnt: Sequence[Observation]) -> "Predictor":
+        """The same with these learnt on top."""
+        if not learnt:
+            return self
+        cards = len({one.card.card_id for one in learnt})
+        basis = f"{self.basis} and results measured on {cards} card{'s' * (cards > 1)}"
+        return Predictor(updated(self.efficiencies, learnt), basis)
+
+
+def _asked(  # the operands of `step`
+    card: Card, work: Work, precision: str, operation: str, launches: float, case: str
+) -> Observation:
+    if operation not in OPERATIONS:
+        raise unknown_name("operation", operation, OPERATIONS)
+    reason = unsupported_precision(card.capability, precision)
+    if reason or precision not in card.peaks:
+        raise UsageError(
+            reason or f"no {precision} rate of {card.name} is known",
+            "ask for another precision; `gpubench list cards` shows what cards have",
+        )
+    if not work.flops and not work.bytes:
+        raise UsageError("a step without work takes no time that could be predicted")
+    whole = evidence.complete(work, precision, operation)
+    return Observation(card, whole, precision, operation, launches, series=case)

@@ -1,0 +1,582 @@
+"""Predictions: physics that no fit may break, learning that finds what was planted, honest widths."""
+
+import csv
+import dataclasses
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpubench import cli, efficiency, evidence, modelled
+from gpubench.cards import catalogue, get_card, unsupported_precision
+from gpubench.efficiency import Observation
+from gpubench.errors import UsageError
+from gpubench.predict import OPERATIONS, REACH, Predictor
+from gpubench.published import COLUMNS, Published, published
+from gpubench.suite import load_suite
+from gpubench.workload import Work
+
+ROOT = Path(__file__).parents[2]
+CARDS = sorted(catalogue())
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
+SHIPPED = Predictor.shipped()
+
+amounts = st.floats(1e3, 1e16)
+precisions = st.sampled_from(PRECISIONS)
+operations = st.sampled_from(OPERATIONS)
+
+
+def has(card, precision):
+    return precision in card.peaks and not unsupported_precision(card.capability, precision)
+
+
+@st.composite
+def cards_with_precision(draw):
+    precision = draw(precisions)
+    return draw(st.sampled_from([c for c in catalogue().values() if has(c, precision)])), precision
+
+
+# what physics demands -----------------------------------------------------------------------------
+
+
+@given(cards_with_precision(), operations, amounts, amounts, st.floats(1, 100), st.floats(0, 1e4))
+def test_more_work_never_takes_less_time(chosen, operation, flops, moved, factor, launches):
+    card, precision = chosen
+
+    def seconds(flops, moved, launches):
+        work = Work(flops=flops, bytes=moved)
+        return SHIPPED.step(card, work, precision, operation=operation, launches=launches).seconds
+
+    least = seconds(flops, moved, launches) * (1 - 1e-12)
+    assert seconds(factor * flops, moved, launches) >= least
+    assert seconds(flops, factor * moved, launches) >= least
+    assert seconds(flops, moved, launches + factor) >= least
+
+
+@given(cards_with_precision(), operations, amounts, amounts, st.floats(1e-3, 1e3))
+def test_all_work_k_times_takes_k_times_as_long_but_for_launches(
+    chosen, operation, flops, moved, k
+):
+    card, precision = chosen
+    work, scaled = Work(flops=flops, bytes=moved), Work(flops=k * flops, bytes=k * moved)
+    once = SHIPPED.step(card, work, precision, operation=operation)
+    times = SHIPPED.step(card, scaled, precision, operation=operation)
+    assert times.seconds == pytest.approx(k * once.seconds, rel=1e-9)
+    assert times.low == pytest.approx(k * once.low, rel=1e-9)
+    launched = SHIPPED.step(card, scaled, precision, operation=operation, launches=100)
+    assert launched.seconds > times.seconds
+
+
+def better(card, factors):
+    """A card of the same generation that is better in every figure, by these factors."""
+    peak, bandwidth, power, cache = factors
+    return dataclasses.replace(
+        card,
+        card_id="better",
+        peaks={name: rate * peak for name, rate in card.peaks.items()},
+        bandwidth=card.bandwidth * bandwidth,
+        power_w=card.power_w * power,
+        cache_bytes=int(card.cache_bytes * cache),
+    )
+
+
+factor = st.floats(1, 8)
+
+
+@given(cards_with_precision(), operations, amounts, amounts, st.tuples(*[factor] * 4))
+def test_a_card_better_in_every_figure_is_never_slower(chosen, operation, flops, moved, factors):
+    card, precision = chosen
+    work = Work(flops=flops, bytes=moved)
+    found = SHIPPED.ratio(better(card, factors), card, work, precision, operation=operation)
+    assert found.estimate >= 1 - 1e-12
+
+
+def dominates(one, other):
+    figures = [(one.bandwidth, other.bandwidth), (one.power_w, other.power_w)]
+    figures += [(one.cache_bytes, other.cache_bytes)]
+    figures += [(one.peaks.get(name, 0.0), rate) for name, rate in other.peaks.items()]
+    return all(a >= b for a, b in figures) and any(a > b for a, b in figures)
+
+
+@pytest.mark.parametrize("intensity", [1, 30, 1000])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_in_the_catalogue_too_what_is_better_in_every_figure_is_faster(intensity, precision):
+    pairs = [
+        (one, other)
+        for one in catalogue().values()
+        for other in catalogue().values()
+        if one.architecture == other.architecture and dominates(one, other)
+    ]
+    assert len(pairs) > 50
+    work = Work(flops=1e12 * intensity, bytes=1e12)
+    for one, other in pairs:
+        assert SHIPPED.ratio(one, other, work, precision, operation="cnn").estimate >= 1
+
+
+@given(cards_with_precision(), operations, amounts, amounts, st.floats(0, 1e4))
+def test_the_estimate_lies_between_its_bounds(chosen, operation, flops, moved, launches):
+    card, precision = chosen
+    work = Work(flops=flops, bytes=moved)
+    found = SHIPPED.step(card, work, precision, operation=operation, launches=launches)
+    assert 0 < found.low < found.seconds < found.high < math.inf
+
+
+@given(cards_with_precision(), cards_with_precision(), operations, amounts, amounts)
+def test_a_ratio_is_that_of_the_times_and_surer_than_they_are(a, b, operation, flops, moved):
+    (one, precision), (other, _) = a, b
+    if not has(other, precision):
+        return
+    work = Work(flops=flops, bytes=moved)
+    first, second = (
+        SHIPPED.step(card, work, precision, operation=operation) for card in (one, other)
+    )
+    found = SHIPPED.ratio(one, other, work, precision, operation=operation)
+    assert found.estimate == pytest.approx(second.seconds / first.seconds)
+    back = SHIPPED.ratio(other, one, work, precision, operation=operation)
+    assert found.low == pytest.approx(1 / back.high)
+    # Were both independent the widths would add up; what they share cancels.
+    apart = math.hypot(*(math.log(one.high / one.seconds) for one in (first, second)))
+    assert math.log(found.high / found.estimate) < apart
+    if one == other:
+        assert found.low == found.estimate == found.high == 1
+
+
+def test_a_time_is_less_sure_than_the_order_of_two_cards():
+    work, a100 = Work(flops=1e13, bytes=1e10), get_card("nvidia-a100-sxm4-80gb")
+    alone = SHIPPED.step(a100, work, "fp16", operation="transformer")
+    ratio = SHIPPED.ratio(a100, get_card("geforce-rtx-3090"), work, "fp16", operation="transformer")
+    assert math.log(alone.high / alone.low) > 1.2 * math.log(ratio.high / ratio.low)
+
+
+def test_a_generation_that_no_result_speaks_of_is_less_sure():
+    work = Work(flops=1e13, bytes=1e10)
+
+    def width(card_id):
+        found = SHIPPED.step(get_card(card_id), work, "bf16", operation="gemm")
+        return math.log(found.high / found.low)
+
+    assert width("nvidia-h100-sxm5") > width("nvidia-a100-pcie-40gb")
+
+
+# what is asked wrongly ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("card_id", "work", "precision", "operation", "said"),
+    [
+        ("tesla-t4", Work(flops=1.0), "bf16", "gemm", "begins with Ampere"),
+        ("tesla-t4", Work(flops=1.0), "fp32", "gem", "no operation is named 'gem'"),
+        ("tesla-t4", Work(), "fp32", "gemm", "without work"),
+        ("nvidia-b200-sxm", Work(flops=1.0), "fp4", "gemm", "no fp4 rate"),
+    ],
+)
+def test_a_question_without_an_answer_is_refused(card_id, work, precision, operation, said):
+    with pytest.raises(UsageError, match=said):
+        SHIPPED.step(get_card(card_id), work, precision, operation=operation)
+
+
+# what is learnt -----------------------------------------------------------------------------------
+
+TRUTH = dict(
+    zip(
+        ("7.0", "7.5", "8.0", "8.6", "8.9"),
+        (0.0, 0.25, 0.0, -0.25, 0.0),
+        strict=True,
+    )
+)
+SEEN = (
+    *("tesla-v100-sxm2-16gb", "tesla-v100-pcie-32gb", "titan-v"),
+    *("geforce-rtx-2080-ti", "geforce-rtx-2070", "titan-rtx", "tesla-t4"),
+    *("nvidia-a100-sxm4-80gb", "nvidia-a100-pcie-40gb", "nvidia-a30"),
+    *("geforce-rtx-3090", "geforce-rtx-3080-10gb", "rtx-a6000", "rtx-a4000"),
+    *("geforce-rtx-4090", "geforce-rtx-4070", "nvidia-l4"),
+)
+
+
+def planted(seed, cards=SEEN, noise=0.03, level=0.2):
+    """Results of two sources on these cards, from efficiencies that are known."""
+    generator = random.Random(seed)
+    state = efficiency.Efficiencies({}, *_nothing(), dict.fromkeys(efficiency.WIDTHS, 0.0), noise)
+    found = []
+    for source, flops, moved in (("one", 1e12, 2e9), ("one", 1e11, 9e9), ("other", 1e12, 4e9)):
+        for card_id in cards:
+            step = Observation(
+                card=get_card(card_id),
+                work=Work(flops=flops, bytes=moved),
+                precision="fp16",
+                operation="cnn",
+                source=source,
+                series=f"{flops} {moved}",
+            )
+            log, slope = state.log_seconds(step)
+            share = -slope["tensor cores",]
+            log += level * (source == "one") - share * TRUTH[step.card.compute_capability]
+            log += generator.gauss(0, noise)
+            found.append(dataclasses.replace(step, seconds=math.exp(log)))
+    return found
+
+
+def _nothing():
+    import numpy as np
+
+    return np.zeros(0), np.zeros((0, 0))
+
+
+def test_a_fit_finds_what_was_planted():
+    learnt = efficiency.fit(planted(seed=1))
+    for generation, truth in TRUTH.items():
+        value = learnt.value(("generation compute", generation, "tensor cores"))
+        spread = math.sqrt(
+            learnt.variance({("generation compute", generation, "tensor cores"): 1.0})
+        )
+        assert abs(value - truth) < 3 * spread
+        assert value * truth >= 0.02 if truth else abs(value) < 0.2
+    assert 0.02 < learnt.noise < 0.05
+
+
+def test_a_fit_hangs_on_no_order():
+    observations = planted(seed=2)
+    mixed = random.Random(0).sample(observations, len(observations))
+    one, other = efficiency.fit(observations), efficiency.fit(mixed)
+    assert one.index == other.index
+    assert other.mean == pytest.approx(one.mean, abs=1e-9)
+
+
+def test_intervals_have_the_share_that_they_promise():
+    """Of planted results of cards that were left out, over many draws."""
+    inside = total = 0
+    for seed in range(12):
+        observations = planted(seed, noise=0.05)
+        for card_id in SEEN[::4]:
+            learnt = efficiency.fit([o for o in observations if o.card.card_id != card_id])
+            for one in observations:
+                if one.card.card_id == card_id:
+                    log, slope = learnt.log_seconds(one)
+                    spread = math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
+                    inside += abs(math.log(one.seconds) - log) < REACH * spread
+                    total += 1
+    assert 0.7 < inside / total <= 0.97
+
+
+def test_a_series_of_known_level_moves_no_card():
+    """A result of a program that only one card ran says nothing about other cards' ratio."""
+    observations = planted(seed=3)
+    lone = dataclasses.replace(observations[0], series="lone", guessed=True, seconds=1e4)
+    step = dataclasses.replace(observations[5], source="new", series="new")
+    before, after = (
+        efficiency.fit(list_).log_seconds(step)[0]
+        for list_ in (observations, [*observations, lone])
+    )
+    assert after == pytest.approx(before, abs=0.1)
+
+
+# results measured here ----------------------------------------------------------------------------
+
+
+def row(card_id="geforce-rtx-4090", seconds=0.01, **changes):
+    return {
+        "card_id": card_id,
+        "case_id": "gemm:shape=8192x8192x8192,precision=fp16",
+        "workload": "gemm",
+        "params": {"shape": "8192x8192x8192", "precision": "fp16"},
+        "precision": "fp16",
+        "provenance": "measured",
+        "status": "ok",
+        "flags": [],
+        "median_s": seconds,
+        "flops": 2 * 8192.0**3,
+        "bytes": 6 * 8192.0**2,
+    } | changes
+
+
+GEMM = Work(flops=2 * 8192.0**3, bytes=6 * 8192.0**2)
+
+
+def gemm_on(predictor, card_id, case=""):
+    return predictor.step(get_card(card_id), GEMM, "fp16", operation="gemm", launches=1, case=case)
+
+
+def test_a_slow_result_makes_the_same_step_slower_on_other_cards_and_surer():
+    before = gemm_on(SHIPPED, "geforce-rtx-4080")
+    slow = SHIPPED.with_measured([row(seconds=2 * gemm_on(SHIPPED, "geforce-rtx-4090").seconds)])
+    after = gemm_on(slow, "geforce-rtx-4080", case=row()["case_id"])
+    assert 1.5 < after.seconds / before.seconds < 2
+    assert after.high / after.low < before.high / before.low
+    other_step = gemm_on(slow, "geforce-rtx-4080")
+    assert before.seconds < other_step.seconds < after.seconds
+    assert "measured on 1 card" in slow.basis
+    assert "measured" not in SHIPPED.basis
+
+
+def test_one_measured_card_makes_others_of_its_generation_nearer_than_strangers():
+    slow = SHIPPED.with_measured([row(seconds=1.5 * gemm_on(SHIPPED, "geforce-rtx-4090").seconds)])
+    moved = {
+        card_id: gemm_on(slow, card_id).seconds / gemm_on(SHIPPED, card_id).seconds
+        for card_id in ("geforce-rtx-4070", "nvidia-a100-sxm4-80gb")
+    }
+    assert moved["geforce-rtx-4070"] > moved["nvidia-a100-sxm4-80gb"] > 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"provenance": "virtual"},
+        {"status": "failed", "median_s": math.nan},
+        {"flags": ["above_peak"]},
+        {"card_id": "my-own-card"},
+        {"card_id": None},
+        {"flops": None, "bytes": math.nan},
+        {"precision": "bf16", "card_id": "tesla-t4"},
+    ],
+)
+def test_what_says_nothing_about_a_card_is_not_learnt_from(changes):
+    assert list(evidence.measured([row(**changes)])) == []
+    assert SHIPPED.with_measured([row(**changes)]) is SHIPPED
+
+
+def test_trials_count_once_with_their_median():
+    trials = [row(seconds=seconds) for seconds in (0.01, 0.03, 0.011)]
+    (found,) = evidence.measured(trials)
+    assert found.seconds == 0.011
+
+
+def test_with_one_measured_card_published_results_of_others_are_predicted_better():
+    """Leave a source out, then give it one card: the errors of its other cards fall."""
+    results = list(published())
+    source = next(r.family for r in results if "mli/transformers" in r.family)
+    known = [r for r in results if r.family != source and r.n_gpus == 1]
+    theirs = evidence.from_published([r for r in results if r.family == source])
+    given_card = "geforce-rtx-3090-ti"
+    predictor = Predictor.of(known)
+    told = predictor.with_observations([o for o in theirs if o.card.card_id == given_card])
+
+    def error(one):
+        rest = [o for o in theirs if o.card.card_id != given_card]
+        logs = [abs(one.efficiencies.log_seconds(o)[0] - math.log(o.seconds)) for o in rest]
+        return sorted(logs)[len(logs) // 2]
+
+    assert error(told) < 0.8 * error(predictor)
+
+
+# published results --------------------------------------------------------------------------------
+
+
+def result(**changes):
+    words = dict.fromkeys(COLUMNS, "")
+    words.pop("batch")
+    fields = words | {
+        "source": "example.org/a/b@1: table",
+        "card_id": "tesla-t4",
+        "n_gpus": 1,
+        "workload": "resnet50",
+        "precision": "fp32",
+        "mode": "train",
+        "batch": 64,
+        "value": 100.0,
+        "unit": "images/s",
+    }
+    return Published(**(fields | changes))
+
+
+def one(**changes):
+    (found,) = evidence.from_published([result(**changes)])
+    return found
+
+
+def test_published_rates_become_seconds_of_an_item():
+    assert one().seconds == pytest.approx(0.01)
+    assert one(unit="ms/batch", value=640.0).seconds == pytest.approx(0.01)
+    assert one(unit="ms/image", value=10.0).seconds == pytest.approx(0.01)
+    product = one(workload="gemm_1024x128x512_nn", mode="micro", unit="TFLOPS", value=2.0)
+    assert product.seconds == pytest.approx(2 * 1024 * 128 * 512 / 2e12)
+
+
+def test_training_an_image_is_three_forward_passes():
+    train, infer = one(), one(mode="infer")
+    assert train.work.flops == pytest.approx(3 * infer.work.flops)
+    assert train.work.flops == pytest.approx(3 * 8.18e9, rel=0.01)
+    assert train.launches == pytest.approx(3 * infer.launches)
+    assert one(batch=1).launches == 64 * train.launches
+
+
+def test_results_of_several_cards_and_of_power_are_left_out():
+    left_out = [result(n_gpus=8), result(unit="W"), result(card_id="nothing-known")]
+    assert evidence.from_published(left_out) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "guessed"),
+    [
+        ("ResNet-50 v1.5", "cnn", False),
+        ("resnet18", "cnn", False),
+        ("bert_large_squad", "transformer", False),
+        ("bert-base-uncased", "transformer", True),
+        ("gpt3-xl", "transformer", True),
+        ("stable_dreams", "other", True),
+    ],
+)
+def test_names_are_matched_by_pattern_and_strangers_are_a_guess(name, operation, guessed):
+    found = one(workload=name)
+    assert (found.operation, found.guessed) == (operation, guessed)
+
+
+def test_a_guess_is_less_sure():
+    sure, guess = one(), one(workload="stable_dreams")
+    assert SHIPPED.efficiencies.noise_of(guess) > SHIPPED.efficiencies.noise_of(sure)
+
+
+def test_tokens_are_read_from_the_weights():
+    token = one(workload="llama2_7b_decode256", mode="infer", unit="tokens/s", precision="q4_0")
+    assert token.operation == "decode"
+    assert token.work.bytes == pytest.approx(7e9 * 4.5 / 8)
+    half = one(workload="llama2_7b_decode256", mode="infer", unit="tokens/s", precision="fp16")
+    assert half.work.bytes == pytest.approx(14e9)
+
+
+def test_tf32_is_the_same_program_as_fp32_and_mixed_precision_another():
+    ampere = one(card_id="nvidia-a10", precision="tf32")
+    assert ampere.series == one(precision="fp32").series
+    assert ampere.precision == "tf32"
+    assert one(precision="amp").series != ampere.series
+    assert one(precision="bf16").precision == "fp32"  # a T4 has none
+
+
+# data that is made --------------------------------------------------------------------------------
+
+
+def test_the_networks_are_what_their_script_computes():
+    script = ROOT / "benchmarks" / "network_work.py"
+    assert subprocess.run([sys.executable, script, "--check"]).returncode == 0
+
+
+# Parameters in millions and multiply-adds in billions: torchvision's documentation of its models'
+# weights; Inception-v4: Bianco et al. 2018 (arXiv:1810.00736).
+KNOWN = {
+    "resnet50": (25.557, 4.09),
+    "resnet152": (60.193, 11.51),
+    "vgg16": (138.358, 15.47),
+    "alexnet": (61.101, 0.71),
+    "mobilenet_v2": (3.505, 0.30),
+    "densenet121": (7.979, 2.83),
+    "wide_resnet50_2": (68.883, 11.4),
+    "inception4": (42.68, 12.3),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_networks_have_the_sizes_that_are_known_of_them(name):
+    network = next(net for net in evidence.networks() if net.name == name)
+    parameters, multiply_adds = KNOWN[name]
+    assert network.parameters / 1e6 == pytest.approx(parameters, rel=0.001)
+    assert network.flops / 2e9 == pytest.approx(multiply_adds, rel=0.01)
+
+
+def test_what_is_shipped_is_what_the_published_results_teach():
+    fresh = efficiency.fit(evidence.from_published(published())).shared()
+    kept = SHIPPED.efficiencies
+    assert dict(kept.index) == dict(fresh.index)
+    assert kept.mean == pytest.approx(fresh.mean, abs=1e-4)
+    assert kept.covariance == pytest.approx(fresh.covariance, abs=1e-4)
+    assert kept.noise == pytest.approx(fresh.noise, rel=1e-3)
+
+
+# the command --------------------------------------------------------------------------------------
+
+
+def predict(capsys, *words):
+    status = cli.main(["predict", *words])
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+def test_the_command_models_every_case_of_a_suite(capsys):
+    status, out, err = predict(capsys, "tesla-t4", "nvidia-h200-sxm", "--format", "json")
+    rows = json.loads(out)["rows"]
+    assert status == 0
+    assert len(rows) == 2 * len(load_suite("quick").cases)
+    assert {row["provenance"] for row in rows} == {"modelled"}
+    assert "modelled, not measured" in err
+    for row in rows:
+        if row["status"] == "ok":
+            assert 0 < row["low_s"] < row["seconds"] < row["high_s"]
+            assert row["rate"] > 0
+        else:
+            assert row["seconds"] is None
+            assert row["reason"]
+    unsupported = {r["precision"] for r in rows if r["status"] == "unsupported"}
+    assert unsupported == {"tf32", "bf16"}
+
+
+def test_a_case_that_does_not_fit_has_no_time(capsys):
+    suite = ("--suite", "full", "--only", "bert*large*32*512*")
+    _, out, _ = predict(capsys, "geforce-gtx-1060-6gb", *suite, "--format", "json")
+    rows = json.loads(out)["rows"]
+    assert {row["status"] for row in rows} <= {"oom", "unsupported"}
+    assert any("GiB" in row["reason"] for row in rows)
+    _, out, _ = predict(capsys, "nvidia-h200-sxm", *suite, "--format", "json")
+    assert {row["status"] for row in json.loads(out)["rows"]} == {"ok"}
+
+
+def test_people_see_that_it_is_modelled(capsys):
+    for form in ("table", "markdown"):
+        _, out, _ = predict(capsys, "tesla-t4", "--only", "gemm", "--format", form)
+        body = [line for line in out.splitlines() if "T4" in line]
+        assert body
+        assert all("(modelled)" in line for line in body)
+    _, out, _ = predict(capsys, "tesla-t4", "--only", "gemm", "--format", "csv")
+    assert all(row["provenance"] == "modelled" for row in csv.DictReader(out.splitlines()))
+
+
+def test_an_unknown_card_is_the_usual_mistake(capsys):
+    status, _, err = predict(capsys, "tesla-t5")
+    assert status == 2
+    assert "no card is named 'tesla-t5'" in err
+    assert "did you mean 'tesla-t4'" in err
+
+
+def test_results_that_teach_nothing_are_said_to(capsys):
+    status, _, err = predict(
+        capsys, "tesla-t4", "--only", "gemm", "--results", str(ROOT / "results/cpu-quick-1.parquet")
+    )
+    assert status == 0
+    assert "nothing in these results" in err
+
+
+def test_rates_are_those_of_measured_rows():
+    from gpubench import table
+
+    for work in (Work(1e9, 1e6), Work(1e6, 1e6), Work(1e9, 1e6, 32, "image"), Work(0, 1e6)):
+        row = {
+            "items": math.nan if work.items is None else work.items,
+            "item": work.item,
+            "flops": work.flops,
+            "bytes": work.bytes,
+            "items_per_s": (work.items or math.nan) / 0.5,
+            "flops_per_s": work.flops / 0.5,
+            "bytes_per_s": work.bytes / 0.5,
+        }
+        assert modelled._rate(work, 0.5) == table.throughput(row)
+
+
+def test_predicting_needs_no_heavy_library():
+    code = (
+        "import sys\nfrom gpubench.cli import main\nmain(['predict', 'tesla-t4'])\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert not loaded & {"torch", "pandas", "plotly", "pyarrow", "scipy", "transformers"}
+
+
+@settings(max_examples=25)
+@given(st.sampled_from(CARDS))
+def test_every_card_of_the_catalogue_gets_an_answer(card_id):
+    rows = modelled.rows([get_card(card_id)], load_suite("quick").select(["gemm"]), SHIPPED)
+    assert any(row["status"] == "ok" for row in rows)
+    assert modelled.text(rows, "table")
