@@ -1,35 +1,26 @@
 """Is it as fast as it should be? A result beside what is expected of its card.
 
-What is expected is a model's prediction with its 80 % interval (`predict`), so one result in ten of
-a healthy card falls below it: a card is judged by the middle one of its cases.
+What is expected is a model's prediction with its 80 % interval (`predict`), learnt from published
+results and from those of the other cards at hand, never from the card itself. One result in ten of
+a healthy card falls below it, so a card is judged by the middle one of its cases.
 """
 
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
-from gpubench import render, table
+from gpubench import evidence, render, table
 from gpubench.cards import Card, catalogue
 from gpubench.errors import UsageError
+from gpubench.predict import Predictor
 from gpubench.render import Column
 from gpubench.stats import geometric_mean, median
 
 Row = Mapping[str, Any]
 
-#: what a workload is to a predictor; of others nothing is expected
-OPERATIONS: Mapping[str, str] = {
-    "gemm": "gemm",
-    "conv2d": "conv2d",
-    "attention": "attention",
-    "memory": "memory",
-    "reduction": "reduction",
-    "mnist": "cnn",
-    "bert": "transformer",
-}
 #: a limit below the card's own by more than this share is somebody's choice
 POWER_LIMIT_SHARE = 0.97
 #: clocks stay about this near to the reference boost clock under any load that fits the power limit
@@ -59,34 +50,6 @@ NO_CAUSE = (
 )
 
 
-class Prediction(Protocol):
-    """Seconds a step, with the 80 % interval; as `predict.Prediction` has them."""
-
-    seconds: float
-    low: float
-    high: float
-
-
-class Predictor(Protocol):
-    """What `predict.Predictor` offers."""
-
-    def step(
-        self, card: Card, work: Any, precision: str, *, operation: str, launches: float = 0
-    ) -> Prediction:
-        """How long a step takes."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """The work of a row, as a predictor takes it."""
-
-    flops: float | None
-    bytes: float | None
-    items: float | None
-    item: str | None
-    footprint: float | None = None
-
-
 def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
     """`table.as_rows` of the frame's summary, each with what is expected of it.
 
@@ -94,7 +57,8 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
     ``expected_share_low expected_share_high``: that interval as a share of the peak, beside
     ``share_of_peak``; ``position``: 0 is the prediction, 1 the slow end of the interval and -1 the
     fast one; ``placement``: ``as expected``, ``low`` or ``above``, and None where
-    ``placement_reason`` says why nothing is expected; ``checks``: what to look at where it is low.
+    ``placement_reason`` says why nothing is expected; ``checks``: what the row itself shows that
+    makes a card slow.
 
     Raises:
         UsageError: no row was measured.
@@ -106,8 +70,17 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
             "give results that were measured on a card",
         )
     known = {_key(row): row for row in frame[frame["status"] == "ok"].to_dict("records")}
-    rows = table.as_rows(table.summary(frame))
-    return [row | _expectation(row, known.get(_key(row)), predictor) for row in rows]
+    measured = list(known.values())
+    learnt = {
+        card_id: predictor.with_measured([row for row in measured if row["card_id"] != card_id])
+        for card_id in {row["card_id"] for row in measured}
+    }
+    found = []
+    for row in table.as_rows(table.summary(frame)):
+        last = known.get(_key(row))
+        own = predictor if last is None else learnt[last["card_id"]]
+        found.append(row | _expectation(row, last, own))
+    return found
 
 
 def _key(row: Mapping[Hashable, Any] | Row) -> tuple[str, ...]:
@@ -123,12 +96,19 @@ def _expectation(
 ) -> dict[str, Any]:
     """The columns that `expected` adds to a row; ``last`` is the newest ok row behind it."""
     card = catalogue().get(str(last["card_id"])) if last is not None else None
-    operation = OPERATIONS.get(str(row["workload"]))
-    reason = _no_expectation(row, last, card, operation)
-    if reason or last is None or card is None or operation is None:
+    reason = _no_expectation(row, last, card)
+    asked = next(evidence.measured([last]), None) if last is not None and not reason else None
+    if last is None or card is None or asked is None:
+        reason = reason or "its work is not declared"
         return dict.fromkeys(ADDED) | {"placement_reason": reason, "checks": []}
-    precision = str(row["precision"] or "fp32")
-    found = predictor.step(card, _step(last), precision, operation=operation)
+    found = predictor.step(
+        card,
+        asked.work,
+        asked.precision,
+        operation=asked.operation,
+        launches=asked.launches,
+        case=asked.series,
+    )
     time, share = row["median_s"], row["share_of_peak"]
     slower = math.log(time / found.seconds)
     reach = math.log(found.high / found.seconds if slower > 0 else found.seconds / found.low)
@@ -143,7 +123,7 @@ def _expectation(
         "position": position,
         "placement": placement,
         "placement_reason": None,
-        "checks": checks(last, card) if placement == "low" else [],
+        "checks": checks(last, card),
     }
 
 
@@ -153,29 +133,20 @@ ADDED = (
 )
 
 
-def _no_expectation(
-    row: Row, last: Mapping[Hashable, Any] | None, card: Card | None, operation: str | None
-) -> str | None:
+def _no_expectation(row: Row, last: Mapping[Hashable, Any] | None, card: Card | None) -> str | None:
     """Why nothing is expected of a row; None if something is."""
     if last is None or row["median_s"] is None:
         return "not measured"
+    operation, _ = evidence.operation_of(row["workload"], row["params"] or {})
     reasons = {
         f"{row['provenance']}, not measured": row["provenance"] != "measured",
         "processors are not in the catalogue": card is None and last["backend"] == "cpu",
         "the card is not in the catalogue": card is None,
-        "no model of this workload": operation is None,
-        "its work is not declared": not (last["flops"] > 0 or last["bytes"] > 0),
+        "no model of this workload": operation == "other",
         "the host is the slower part": "launch_bound" in row["flags"],
         "it is above the card's peak": "above_peak" in row["flags"],
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _step(row: Mapping[Hashable, Any]) -> Step:
-    def number(name: str) -> float | None:
-        return None if render.missing(row[name]) else float(row[name])
-
-    return Step(number("flops"), number("bytes"), number("items"), row["item"] or None)
 
 
 def checks(row: Mapping[Hashable, Any], card: Card) -> list[str]:
@@ -218,22 +189,22 @@ def verdicts(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def conclusions(rows: Sequence[Row]) -> list[str]:
-    """In words: each card as a whole, and where it is low, what to look at."""
+    """In words: each card as a whole, what its rows show, and of what nothing is expected."""
     lines = []
     for card, placement in verdicts(rows).items():
         own = [row for row in rows if str(row["card"]) == card and row["placement"]]
         counts = Counter(row["placement"] for row in own)
         parts = ", ".join(f"{counts[name]} {name}" for name in PLACEMENTS if counts[name])
         share = geometric_mean([row["expected_s"] / row["median_s"] for row in own])
+        sure = median([row["expected_high_s"] / row["expected_s"] for row in own])
         lines.append(
-            f"{render.clean(card)}: {PLACEMENTS[placement]}; {parts} of {len(own)} cases; "
-            f"{render.percent(share)} of the speed that is expected"
+            f"{render.clean(card)}: {PLACEMENTS[placement]}, at {render.percent(share)} of the "
+            f"predicted speed, which is sure to a factor of {render.number(sure)} "
+            f"({_cases(len(own))}: {parts})"
         )
         causes = Counter(text for row in own for text in row["checks"])
-        lines += [
-            f"  check: {text} ({count} of {counts['low']} low cases)"
-            for text, count in causes.items()
-        ]
+        word = "check" if placement == "low" else "seen"
+        lines += [f"  {word}: {text} ({n} of {_cases(len(own))})" for text, n in causes.items()]
         if placement == "low" and not causes:
             lines.append(f"  check: {NO_CAUSE}")
     return lines + _unplaced(rows)
@@ -246,12 +217,16 @@ PLACEMENTS = {
 }
 
 
+def _cases(count: int) -> str:
+    return "1 case" if count == 1 else f"{count} cases"
+
+
 def _unplaced(rows: Sequence[Row]) -> list[str]:
     reasons = Counter(
         (str(row["card"]), row["placement_reason"]) for row in rows if row["placement_reason"]
     )
     return [
-        f"{render.clean(card)}: nothing is expected of {count} cases: {render.clean(reason)}"
+        f"{render.clean(card)}: nothing is expected of {_cases(count)}: {render.clean(reason)}"
         for (card, reason), count in reasons.items()
     ]
 

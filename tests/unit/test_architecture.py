@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "names": {"render"},
     "table": {"record", "cards", "names", "render", "stats", "store"},
     "compare": {"table", "names", "render", "stats", "errors"},
-    "placement": {"table", "cards", "render", "stats", "errors"},
+    "placement": {"evidence", "predict", "table", "cards", "render", "stats", "errors"},
     "beside": {"published", "render", "stats"},
     "calibration": {"plugins", "compare", "render", "stats", "errors"},
     "history": {"series", "compare", "table", "names", "render", "stats", "errors"},

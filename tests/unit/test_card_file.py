@@ -47,9 +47,9 @@ def own(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path / "mine"))
 
-    def write(name="my-card", text=None, **different):
+    def write(stem="my-card", /, text=None, **different):
         content = {key: value for key, value in (LAPTOP | different).items() if value is not None}
-        path = folder / f"{name}.toml"
+        path = folder / f"{stem}.toml"
         path.write_text(toml(content) if text is None else text, encoding="utf-8")
         catalogue.cache_clear()
         return path

@@ -150,14 +150,14 @@ def test_all_published_results_are_listed_with_source_and_licence(capsys):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "key", "end"),
-    [("*3080*", "card_id", "3080-10gb"), ("resnet50", "workload", "resnet50")],
+    ("pattern", "key", "part"),
+    [("*3080*", "card_id", "3080"), ("resnet50", "workload", "resnet50")],
 )
-def test_published_results_are_chosen_by_card_or_workload(pattern, key, end, capsys):
+def test_published_results_are_chosen_by_card_or_workload(pattern, key, part, capsys):
     _, out, _ = run(capsys, "published", "--only", pattern, "--format", "json")
     rows = json.loads(out)["rows"]
     assert 0 < len(rows) < len(published())
-    assert all(row[key].endswith(end) for row in rows)
+    assert all(part in row[key] for row in rows)
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "markdown"])
