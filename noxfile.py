@@ -288,6 +288,17 @@ def verdict_study(session: nox.Session) -> None:
     python(session, "benchmarks/verdict_study/evaluate.py")
 
 
+@nox.session(name="validate-prediction")
+def validate_prediction(session: nox.Session) -> None:
+    """Predict each card of the published results from the others, and say how far off that is.
+
+    Further results in the format of bench/gpubench/data/published.csv may follow ``--``; without
+    any, docs/prediction.json and its figure are made again. Takes about a minute.
+    """
+    ready("dev")
+    python(session, "benchmarks/validate_prediction.py", *session.posargs)
+
+
 @nox.session(name="time-to-precision")
 def time_to_precision(session: nox.Session) -> None:
     """Time gpubench, torch.utils.benchmark and pytest-benchmark to a median within 1 %."""

@@ -36,6 +36,11 @@ SIDE = 5
 #: splits looked at, of up to 92,378 that there are of 20 processes
 MOST_SPLITS = 2000
 FORMAT = 1
+#: what reading a damaged file may raise; of brackets inside brackets a RecursionError
+DAMAGED = (
+    *(OSError, EnvironmentRefused, RecursionError, ValueError, TypeError, KeyError),
+    *(AttributeError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -174,15 +179,7 @@ def kept(host_hash: str, card_id: str) -> Calibration | None:
         found = Calibration(**content)
         cases = {str(case): max(MIN_EFFECT, float(floor)) for case, floor in found.cases.items()}
         trials = int(found.trials)
-    except (
-        OSError,
-        EnvironmentRefused,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-    ):
+    except DAMAGED:
         return None
     if not all(map(math.isfinite, cases.values())):
         return None

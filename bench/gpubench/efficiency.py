@@ -42,6 +42,10 @@ PHYSICAL: dict[Effect, tuple[float, float]] = {
     # GA10x, Ada and GB20x count a second FP32 unit that integers share (NVIDIA's GA102 white
     # paper, 2020, page 12), and that real kernels seldom fill.
     ("second fp32 unit",): (math.log(0.65), 0.2),
+    # FP16 without tensor cores: cuDNN and cuBLAS convert, or have no good kernels.
+    ("fp16 on cuda cores",): (0.0, 0.2),
+    # Boards of one generation reach about the same clock, whatever their reference clock is.
+    ("boost",): (0.5, 0.2),
     ("memory",): (math.log(0.85), 0.1),
     ("cache",): (0.05, 0.05),
     ("power",): (0.4, 0.15),
@@ -56,6 +60,7 @@ WIDTHS: dict[str, float] = {
     "card bandwidth": 0.06,
     "operation": 0.3,
     "source": 0.3,
+    "program": 0.2,
     "series": 0.3,
     "source launch": 0.3,
     "host launch": 0.2,
@@ -76,7 +81,7 @@ STREAMING = ("memory", "reduction", "decode")
 # A prediction is of a card of these figures, not of the specimens that somebody measured: so a
 # card that is better in every figure is never predicted slower.
 OF_ONE_CARD = ("card compute", "card bandwidth", "host", "host launch")
-OF_ONE_SOURCE = ("source", "series", "guess", "source launch")
+OF_ONE_SOURCE = ("program", "source", "series", "guess", "source launch")
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,19 @@ def _usual_flops_per_watt(compute_capability: str, precision: str) -> float:
     return rates[len(rates) // 2] if rates else math.inf
 
 
+import os
+BOOST=os.environ.get('BOOST')
+@cache
+def _usual_clock(compute_capability: str) -> float:
+    """Median reference clock of the catalogue's cards of that capability, in hertz."""
+    clocks = sorted(
+        card.boost_clock_hz
+        for card in catalogue().values()
+        if card.compute_capability == compute_capability
+    )
+    return clocks[len(clocks) // 2]
+
+
 def power_shortage(card: Card, precision: str) -> float:
     """Logarithm of how many more FLOP/s a watt has to feed than on the generation's usual card."""
     usual = _usual_flops_per_watt(card.compute_capability, precision)
@@ -144,6 +162,9 @@ def coefficients(step: Observation) -> Coefficients:
         ("card compute", card.card_id): 1.0,
         ("power",): -power_shortage(card, step.precision),
     }
+    if BOOST: compute["boost",] = math.log(_usual_clock(generation) / card.boost_clock_hz)
+    if not tensor and step.precision == "fp16":
+        compute["fp16 on cuda cores",] = 1.0
     if not tensor and generation in TWO_FP32_UNITS:
         compute["second fp32 unit",] = 1.0
     if tensor and generation in GRAPHICS_CHIPS:
@@ -164,6 +185,7 @@ def coefficients(step: Observation) -> Coefficients:
         ("operation", step.operation): 1.0,
         ("generation operation", generation, step.operation): 1.0,
         ("source", step.source): 1.0,
+        ("program", step.source, step.operation, units): 1.0,
         ("guess" if step.guessed else "series", step.source, step.series): 1.0,
         ("host", step.source, card.card_id): 1.0,
     }

@@ -1,4 +1,4 @@
-"""Predictions: physics that no fit may break, learning that finds what was planted, honest widths."""
+"""Predictions: physics that no fit may break, learning that finds what was planted."""
 
 import csv
 import dataclasses
