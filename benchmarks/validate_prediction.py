@@ -42,6 +42,8 @@ TARGETS = {
 }
 # By a pair of names and a third: logarithms of seconds, or of ratios.
 Grouped = dict[tuple[str, str], dict[str, list[float]]]
+# Above this share of launches in the predicted time, the host's speed decides, not the card.
+MOST_LAUNCHES = 0.25
 # Below this many cards in a series an order says nothing.
 FEWEST_TO_ORDER = 3
 
@@ -53,6 +55,7 @@ class Held:
     observation: Observation
     predicted: dict[str, float]
     deviation: float
+    launch_share: float
 
     @property
     def actual(self) -> float:
@@ -71,7 +74,7 @@ class Held:
 
 def simple(step: Observation) -> dict[str, float]:
     """The baselines' logarithms of seconds, up to a constant."""
-    compute, memory, _ = efficiency.seconds_at_peak(step)
+    compute, memory, *_ = efficiency.seconds_at_peak(step)
     tiny = 1e-30
     return {
         "peak": math.log(max(compute, tiny)),
@@ -97,7 +100,7 @@ def leave_out(observations: Sequence[Observation], card_id: str) -> Iterator[Hel
         for name, value in simple(one).items():
             offsets = [math.log(other.seconds) - simple(other)[name] for other in same]
             predicted[name] = value + float(np.mean(offsets))
-        yield Held(one, predicted, deviation)
+        yield Held(one, predicted, deviation, slope["launch",])
 
 
 def spearman(rows: Sequence[Held], model: str) -> float:
@@ -143,6 +146,8 @@ def groups(rows: Sequence[Held]) -> list[tuple[str, list[Held]]]:
         lambda row: short(row.observation.source),
         lambda row: row.observation.operation,
     ]
+    bound = [row for row in rows if row.launch_share < MOST_LAUNCHES]
+    found.append(("all whose time is the card's", bound))
     for key in keys:
         names = dict.fromkeys(key(row) for row in rows)
         found += [(name, [row for row in rows if key(row) == name]) for name in names]

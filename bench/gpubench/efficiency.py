@@ -2,9 +2,10 @@
 
 The logarithm of a time per step is
 
-    level + log(flops / peak · exp(-c) + bytes / bandwidth · exp(-b) + launches · exp(l))
+    level + log(  flops / peak · exp(-c)  +  bytes / bandwidth · exp(-b)
+                + elements / cycles · exp(-i)  +  launches · exp(l)  )
 
-where c, b and l (log efficiencies and the log time of a launch) and the level are sums of
+where c, b, i and l (log efficiencies and the log time of a launch) and the level are sums of
 *effects*: few physical ones (tensor cores, a second FP32 unit, cache, power), and deviations of a
 generation, an operation, a source of results, each drawn from a normal distribution around zero
 whose width is learnt with them (empirical Bayes). What few results say is thereby held near the
@@ -23,19 +24,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubench.cards import Card, catalogue
+from gpubench.workload import PRECISION_BYTES
 
 if TYPE_CHECKING:
     from gpubench.workload import Work
 
 Array = NDArray[np.float64]
 Effect = tuple[str, ...]
-#: what an effect does to which of the four sums: "compute", "bandwidth", "launch" or "level"
+#: the weight of each effect in the sums that SIGNS names, and in "level"
 Coefficients = dict[str, dict[Effect, float]]
+
+TENSOR, CUDA = "tensor cores", "cuda cores"
 
 # Mean and standard deviation before any result was seen, of the physical effects (logarithms).
 PHYSICAL: dict[Effect, tuple[float, float]] = {
-    ("cuda cores",): (math.log(0.85), 0.15),
-    ("tensor cores",): (math.log(0.75), 0.15),
+    (CUDA,): (math.log(0.85), 0.15),
+    (TENSOR,): (math.log(0.75), 0.15),
     # Chips for graphics: their usual card is a GeForce, whose tensor cores add up in FP32 at half
     # their rate, and which therefore holds its clocks, or higher ones, at that rate.
     ("graphics chip",): (0.3, 0.15),
@@ -49,8 +53,13 @@ PHYSICAL: dict[Effect, tuple[float, float]] = {
     ("memory",): (math.log(0.85), 0.1),
     ("cache",): (0.05, 0.05),
     ("power",): (0.4, 0.15),
+    # Elements that a multiprocessor handles in a cycle outside of products (normalisation, GELU,
+    # dropout's random numbers): 128 lanes, some twenty instructions an element.
+    ("issue",): (math.log(6.0), 0.5),
     ("launch",): (math.log(6e-6), 0.5),
 }
+#: the parts of a time, and whether the exponent makes a part shorter or longer
+SIGNS = {"compute": -1.0, "bandwidth": -1.0, "issue": -1.0, "launch": 1.0}
 # Widths to begin with, of the deviations, and how many results such a guess is worth.
 WIDTHS: dict[str, float] = {
     "generation compute": 0.1,
@@ -59,11 +68,12 @@ WIDTHS: dict[str, float] = {
     "card compute": 0.06,
     "card bandwidth": 0.06,
     "operation": 0.3,
+    "operation compute": 0.2,
     "source": 0.3,
     "program": 0.2,
     "series": 0.3,
-    "source launch": 0.3,
-    "host launch": 0.2,
+    "source launch": 0.4,
+    "host launch": 0.4,
     "host": 0.04,
 }
 GUESS_WORTH = 4.0
@@ -107,11 +117,10 @@ class Observation:
     guessed: bool = False
 
 
-def is_tensor(card: Card, precision: str) -> bool:
-    """Whether products in ``precision`` run on tensor cores."""
-    if precision in ("fp32", "fp64"):
-        return False
-    return card.capability >= (8, 0) or card.peaks.get("fp16", 0.0) > 3 * card.peaks["fp32"]
+def units_of(card: Card, precision: str) -> str:
+    """Whether products in ``precision`` run on tensor cores or on CUDA cores."""
+    has_tensor = card.capability >= (8, 0) or card.peaks.get("fp16", 0.0) > 3 * card.peaks["fp32"]
+    return TENSOR if has_tensor and precision not in ("fp32", "fp64") else CUDA
 
 
 @cache
@@ -125,8 +134,6 @@ def _usual_flops_per_watt(compute_capability: str, precision: str) -> float:
     return rates[len(rates) // 2] if rates else math.inf
 
 
-import os
-BOOST=os.environ.get('BOOST')
 @cache
 def _usual_clock(compute_capability: str) -> float:
     """Median reference clock of the catalogue's cards of that capability, in hertz."""
@@ -144,52 +151,72 @@ def power_shortage(card: Card, precision: str) -> float:
     return max(0.0, math.log(card.peaks[precision] / card.power_w / usual))
 
 
-def seconds_at_peak(step: Observation) -> tuple[float, float, float]:
-    """Of compute and of memory traffic, and the number of launches; the work's unknowns are 0."""
-    peak = step.card.peaks[step.precision]
-    compute = (step.work.flops or 0.0) / peak
-    return compute, (step.work.bytes or 0.0) / step.card.bandwidth, step.launches
+def seconds_at_peak(step: Observation) -> tuple[float, float, float, float]:
+    """Seconds of products, of memory traffic, of one element a cycle and multiprocessor; launches.
+
+    What the work leaves unknown is 0.
+    """
+    card, moved = step.card, step.work.bytes or 0.0
+    elements = 0.0 if step.operation in STREAMING else moved / PRECISION_BYTES[step.precision]
+    return (
+        (step.work.flops or 0.0) / card.peaks[step.precision],
+        moved / card.bandwidth,
+        elements / (card.sm_count * card.boost_clock_hz),
+        step.launches,
+    )
 
 
 def coefficients(step: Observation) -> Coefficients:
     """The effects that act on a step, by the sum that they belong to."""
-    card, generation = step.card, step.card.compute_capability
-    tensor = is_tensor(card, step.precision)
-    units = "tensor cores" if tensor else "cuda cores"
-    compute = {
-        (units,): 1.0,
-        ("generation compute", generation, units): 1.0,
-        ("card compute", card.card_id): 1.0,
-        ("power",): -power_shortage(card, step.precision),
-    }
-    if BOOST: compute["boost",] = math.log(_usual_clock(generation) / card.boost_clock_hz)
-    if not tensor and step.precision == "fp16":
-        compute["fp16 on cuda cores",] = 1.0
-    if not tensor and generation in TWO_FP32_UNITS:
-        compute["second fp32 unit",] = 1.0
-    if tensor and generation in GRAPHICS_CHIPS:
-        compute["graphics chip",] = 1.0
+    card, source, operation = step.card, step.source, step.operation
+    generation, units = card.compute_capability, units_of(card, step.precision)
     bandwidth = {
         ("memory",): 1.0,
         ("generation bandwidth", generation): 1.0,
         ("card bandwidth", card.card_id): 1.0,
     }
-    if step.operation not in STREAMING:
+    if operation not in STREAMING:
         bandwidth["cache",] = math.log(max(1.0, card.cache_bytes / PLAIN_CACHE))
     launch = {
         ("launch",): 1.0,
-        ("source launch", step.source): 1.0,
-        ("host launch", step.source, card.card_id): 1.0,
+        ("source launch", source): 1.0,
+        ("host launch", source, card.card_id): 1.0,
     }
     level = {
-        ("operation", step.operation): 1.0,
-        ("generation operation", generation, step.operation): 1.0,
-        ("source", step.source): 1.0,
-        ("program", step.source, step.operation, units): 1.0,
-        ("guess" if step.guessed else "series", step.source, step.series): 1.0,
-        ("host", step.source, card.card_id): 1.0,
+        ("operation", operation): 1.0,
+        ("generation operation", generation, operation): 1.0,
+        ("source", source): 1.0,
+        ("program", source, operation, units): 1.0,
+        ("guess" if step.guessed else "series", source, step.series): 1.0,
+        ("host", source, card.card_id): 1.0,
     }
-    return {"compute": compute, "bandwidth": bandwidth, "launch": launch, "level": level}
+    return {
+        "compute": _compute_effects(step, units),
+        "bandwidth": bandwidth,
+        "issue": {("issue",): 1.0},
+        "launch": launch,
+        "level": level,
+    }
+
+
+def _compute_effects(step: Observation, units: str) -> dict[Effect, float]:
+    """What makes products faster than their peak says (or slower, below zero)."""
+    card, generation = step.card, step.card.compute_capability
+    effects = {
+        (units,): 1.0,
+        ("operation compute", step.operation, units): 1.0,
+        ("generation compute", generation, units): 1.0,
+        ("card compute", card.card_id): 1.0,
+        ("power",): -power_shortage(card, step.precision),
+        ("boost",): math.log(_usual_clock(generation) / card.boost_clock_hz),
+    }
+    if units == TENSOR and generation in GRAPHICS_CHIPS:
+        effects["graphics chip",] = 1.0
+    if units == CUDA and generation in TWO_FP32_UNITS:
+        effects["second fp32 unit",] = 1.0
+    if units == CUDA and step.precision == "fp16":
+        effects["fp16 on cuda cores",] = 1.0
+    return effects
 
 
 @dataclass(frozen=True)
@@ -224,18 +251,18 @@ class Efficiencies:
             name: sum(weight * self.value(effect) for effect, weight in effects.items())
             for name, effects in sums.items()
         }
-        compute, memory, launches = seconds_at_peak(step)
+        compute, memory, elements, launches = seconds_at_peak(step)
         parts = {
             "compute": compute * math.exp(-totals["compute"]),
             "bandwidth": memory * math.exp(-totals["bandwidth"]),
+            "issue": elements * math.exp(-totals["issue"]),
             "launch": launches * math.exp(totals["launch"]),
         }
         whole = sum(parts.values())
-        signs = {"compute": -1.0, "bandwidth": -1.0, "launch": 1.0}
         gradient = dict(sums["level"])
         for name, part in parts.items():
             for effect, weight in sums[name].items():
-                gradient[effect] = signs[name] * part / whole * weight
+                gradient[effect] = SIGNS[name] * part / whole * weight
         return math.log(whole) + totals["level"], gradient
 
     def noise_of(self, step: Observation) -> float:
@@ -353,7 +380,7 @@ class _Design:
     def of(cls, observations: Sequence[Observation], index: Mapping[Effect, int]) -> "_Design":
         sums = {
             name: np.zeros((len(observations), len(index)))
-            for name in ("compute", "bandwidth", "launch", "level")
+            for name in ("compute", "bandwidth", "issue", "launch", "level")
         }
         for row, observation in enumerate(observations):
             for name, effects in coefficients(observation).items():
@@ -370,16 +397,13 @@ class _Design:
         """Logarithms of seconds, and their derivatives (row, effect)."""
         totals = {name: matrix @ mean for name, matrix in self.sums.items()}
         parts = self.at_peak * np.exp(
-            np.stack([-totals["compute"], -totals["bandwidth"], totals["launch"]], axis=1)
+            np.stack([sign * totals[name] for name, sign in SIGNS.items()], axis=1)
         )
         whole = parts.sum(axis=1)
         shares = parts / whole[:, None]
-        slope = (
-            self.sums["level"]
-            - shares[:, :1] * self.sums["compute"]
-            - shares[:, 1:2] * self.sums["bandwidth"]
-            + shares[:, 2:] * self.sums["launch"]
-        )
+        slope = self.sums["level"].copy()
+        for at, (name, sign) in enumerate(SIGNS.items()):
+            slope += sign * shares[:, at : at + 1] * self.sums[name]
         return np.log(whole) + totals["level"], slope
 
     def step(self, state: Efficiencies, prior: Array, precision: Array) -> Efficiencies:

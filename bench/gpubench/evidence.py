@@ -33,9 +33,6 @@ BERT_LAYERS = {"tiny": 2, "base": 12, "large": 24}
 MNIST_LAUNCHES = 60
 REDUCTION_LAUNCHES = 2
 FORWARD_BACKWARD_LAUNCHES = 3
-# Kernels of a token in a model of 7 billion parameters, 32 layers of 15; layers go with the cube
-# root of the size.
-DECODE_LAUNCHES = 480.0
 # A layer runs once forward and twice backward (gradients of its input and of its weights).
 BACKWARD = 2
 # Weight read and written, gradient written and read, momentum read and written: SGD as users
@@ -183,9 +180,7 @@ def _decoding(result: Published, name: str) -> tuple[Work, str, float, float]:
     bits = next((bits for start, bits in BITS.items() if result.precision.startswith(start)), 16.0)
     if re.search(r"_pp\d+$", name):  # the prompt: all its tokens at once
         return Work(2 * parameters, 0.0), "prefill", 0.0, 1.0
-    import os
-    launches = DECODE_LAUNCHES * (parameters / 7e9) ** (1 / 3) if os.environ.get('DECL') else 0.0
-    return Work(2 * parameters, parameters * bits / 8), "decode", launches, 1.0
+    return Work(2 * parameters, parameters * bits / 8), "decode", 0.0, 1.0
 
 
 def measured(rows: Iterable[Mapping[Hashable, Any]]) -> Iterator[Observation]:

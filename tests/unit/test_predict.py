@@ -215,7 +215,7 @@ def planted(seed, cards=SEEN, noise=0.03, level=0.2):
                 series=f"{flops} {moved}",
             )
             log, slope = state.log_seconds(step)
-            share = -slope["tensor cores",]
+            share = -slope[efficiency.TENSOR,]
             log += level * (source == "one") - share * TRUTH[step.card.compute_capability]
             log += generator.gauss(0, noise)
             found.append(dataclasses.replace(step, seconds=math.exp(log)))
