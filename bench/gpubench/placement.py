@@ -54,9 +54,9 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
     """`table.as_rows` of the frame's summary, each with what is expected of it.
 
     ``expected_s expected_low_s expected_high_s``: seconds a step and their 80 % interval;
-    ``expected_share_low expected_share_high``: that interval as a share of the peak, beside
-    ``share_of_peak``; ``position``: 0 is the prediction, 1 the slow end of the interval and -1 the
-    fast one; ``placement``: ``as expected``, ``low`` or ``above``, and None where
+    ``expected_share_low expected_share_high``: that interval as a share of the peak, 1 at most,
+    beside ``share_of_peak``; ``position``: 0 is the prediction, 1 the slow end of the interval and
+    -1 the fast one; ``placement``: ``as expected``, ``low`` or ``above``, and None where
     ``placement_reason`` says why nothing is expected; ``checks``: what the row itself shows that
     makes a card slow.
 
@@ -85,7 +85,7 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
 
 def _key(row: Mapping[Hashable, Any] | Row) -> tuple[str, ...]:
     def text(name: str) -> str:
-        value = row[name]  # type: ignore[index]
+        value = row[name]
         return "" if render.missing(value) else str(value)
 
     return tuple(text(name) for name in (*table.INDEX, "cache", *table.SAME))
@@ -119,7 +119,7 @@ def _expectation(
         "expected_low_s": found.low,
         "expected_high_s": found.high,
         "expected_share_low": None if share is None else share * time / found.high,
-        "expected_share_high": None if share is None else share * time / found.low,
+        "expected_share_high": None if share is None else min(1.0, share * time / found.low),
         "position": position,
         "placement": placement,
         "placement_reason": None,

@@ -127,8 +127,8 @@ def ratios(
     for one in published() if results is None else results:
         if one.card_id in (card_id, baseline_id) and one.n_gpus == 1 and one.rate is not None:
             kind = (one.family, one.operation, one.mode, one.precision)
-            key = (*kind, one.workload, one.metric, one.software)
-            sides.setdefault(key, {}).setdefault(one.card_id, []).append(one)
+            alike = (*kind, one.workload, one.metric, one.software)
+            sides.setdefault(alike, {}).setdefault(one.card_id, []).append(one)
     pairs: dict[tuple[str, ...], list[_Pair]] = {}
     for key, both in sides.items():
         if len(both) == 2:

@@ -82,7 +82,7 @@ def figure(frame: Any) -> Any | None:
         )
         drawing.update_yaxes(
             tickvals=list(range(len(panel.cards))),
-            ticktext=[_label(card_id, here) for card_id in panel.cards],
+            ticktext=[_label(panel, card_id, here) for card_id in panel.cards],
             range=[len(panel.cards) - 0.5, -0.5],
             showgrid=False,
             zeroline=False,
@@ -240,8 +240,8 @@ def _name(card_id: str) -> str:
     return card.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
-def _label(card_id: str, here: Sequence[str]) -> str:
-    name = safe(_name(card_id))
+def _label(panel: Panel, card_id: str, here: Sequence[str]) -> str:
+    name = safe(_name(card_id)) + (" = 1" if card_id == panel.reference else "")
     return f"<b>{name}</b>" if card_id in here else name
 
 

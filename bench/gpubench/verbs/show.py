@@ -8,6 +8,12 @@ import sys
 from gpubench import errors
 from gpubench.verbs._flags import add_format, add_results
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpubench.render import Column
+
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Flags of ``show``."""
@@ -28,18 +34,22 @@ def call(arguments: argparse.Namespace) -> int:
         from gpubench.predict import Predictor
 
         found = placement.expected(frame, Predictor.shipped())
+        said = placement.conclusions(found)
+        print(placement.text(found, arguments.format, _software(found)), end="")
     else:
-        found = table.as_rows(table.summary(frame))
-    software = [
-        render.Column(name, name)
-        for name in ("torch", "driver")
-        if len({str(row[name]) for row in found}) > 1
-    ]
-    show = placement.text if arguments.expected else table.text
-    print(show(found, arguments.format, software), end="")
+        found, said = table.as_rows(table.summary(frame)), []
+        print(table.text(found, arguments.format, _software(found)), end="")
     for row in found:
         if row["reason"]:
             print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
-    if arguments.expected:
-        print("\n".join(placement.conclusions(found)), file=sys.stderr)
+    for line in said:
+        print(line, file=sys.stderr)
     return errors.EXIT_DONE
+
+
+def _software(rows: list[dict[str, Any]]) -> list[Column]:
+    """Columns of the versions that rows differ in."""
+    from gpubench.render import Column
+
+    names = ("torch", "driver")
+    return [Column(name, name) for name in names if len({str(row[name]) for row in rows}) > 1]
