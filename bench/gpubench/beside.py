@@ -38,7 +38,7 @@ def beside(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for card_id, baseline_id, side, baseline in pairs:
         own = [row for row in rows if (row["side"], row["baseline"]) == (side, baseline)]
-        if card_id and baseline_id and card_id != baseline_id:
+        if card_id and baseline_id:
             found += [
                 _published_row(ratio, own, side, baseline) for ratio in ratios(card_id, baseline_id)
             ]

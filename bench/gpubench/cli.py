@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Each is a module of `verbs`, with an underscore behind it where Python keeps the name.
 VERBS = {
     "devices": "what is here, and which card of the catalogue it is",
-    "list": "what there is: workloads, suites, cards, profiles or figures",
+    "list": "what there is: workloads, suites, cards, others' results, profiles or figures",
     "run": "measure a suite and keep the results",
     "show": "result files as one readable table",
     "compare": "which is faster, and is that real",

@@ -261,6 +261,16 @@ def test_measured_ratios_are_diamonds_of_their_own(two_cards, load):
     assert not [trace for trace in simulated.data if trace.type == "scatter"]
 
 
+@pytest.mark.parametrize("simulated", [FAST, SLOW])
+def test_no_diamond_sets_a_measured_card_against_a_simulated_one(simulated, load):
+    rows = [
+        {"workload": "bert", "case_id": "bert:precision=fp16", "params": {"precision": "fp16"}}
+        | card(own, provenance="virtual" if own == simulated else "measured")
+        for own in (FAST, SLOW)
+    ]
+    assert not [trace for trace in drawer.figure(load(*rows)).data if trace.type == "scatter"]
+
+
 def test_a_panel_has_the_cards_at_hand_and_their_neighbours_only(load):
     drawing = drawer.figure(load(card("geforce-rtx-4070-ti") | gemm(0.01)))
     (labels,) = [axis.ticktext for axis in drawing.select_yaxes()]

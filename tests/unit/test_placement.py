@@ -165,6 +165,19 @@ def test_the_interval_is_also_a_share_of_the_peak(load):
     assert only(expected(load(case()), StandIn(3.0)))["expected_share_high"] == 1
 
 
+def test_the_predictor_is_told_which_case_it_is_since_other_cards_may_have_it(load):
+    asked = []
+
+    class Listening(StandIn):
+        def step(self, card, work, precision, **told):
+            asked.append((card.card_id, precision, told["operation"], told["case"]))
+            return super().step(card, work, precision, operation=told["operation"])
+
+    expected(load(case(2048)), Listening())
+    case_id = "gemm:shape=2048x2048x2048,precision=fp16"
+    assert asked == [("geforce-rtx-3090", "fp16", "gemm", case_id)]
+
+
 def test_trials_are_one_case(load):
     rows = expected(load(*(case(trial=n, slower=1 + n / 100) for n in (1, 2, 3))), StandIn())
     assert only(rows)["median_s"] / only(rows)["expected_s"] == pytest.approx(1.02)
