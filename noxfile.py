@@ -293,7 +293,7 @@ def validate_prediction(session: nox.Session) -> None:
     """Predict each card of the published results from the others, and say how far off that is.
 
     Further results in the format of bench/gpubench/data/published.csv may follow ``--``; without
-    any, docs/prediction.json and its figure are made again. Takes about a minute.
+    any, docs/prediction.json and its figure are made again. Takes about two minutes.
     """
     ready("dev")
     python(session, "benchmarks/validate_prediction.py", *session.posargs)

@@ -23,7 +23,8 @@ def main() -> None:
         "cards": len({one.card.card_id for one in observations}),
         **learnt.to_json(),
     }
-    SHIPPED.write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
+    lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+    SHIPPED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How far off is a prediction for a card that the model has never seen?
 
-    python benchmarks/validate_prediction.py [FILE.csv …]
+    python benchmarks/validate_prediction.py [FILE.csv …] [--without TERM]
 
 Takes each card in turn out of the published results (the package's, and those of files in the same
 format), learns everything again without it, and predicts its results. What a program and its
@@ -14,7 +14,6 @@ Markdown; without files it also writes docs/prediction.json and draws docs/predi
 import argparse
 import json
 import math
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from gpubench import efficiency, evidence
+from gpubench.cards import catalogue
 from gpubench.efficiency import Observation
+from gpubench.errors import GpubenchError
 from gpubench.predict import REACH
 from gpubench.published import load, published
 
@@ -44,6 +45,12 @@ TARGETS = {
 Grouped = dict[tuple[str, str], dict[str, list[float]]]
 # Above this share of launches in the predicted time, the host's speed decides, not the card.
 MOST_LAUNCHES = 0.25
+# What each term of the model is where it does nothing.
+ABSENT = {
+    **dict.fromkeys(("cache", "power", "boost", "graphics chip", "fp16 on cuda cores"), 0.0),
+    "issue": 30.0,
+    "launch": -60.0,
+}
 # Below this many cards in a series an order says nothing.
 FEWEST_TO_ORDER = 3
 
@@ -299,7 +306,7 @@ def order(value: float) -> str:
 
 
 def draw(held: Sequence[Held], path: Path) -> None:
-    """Predicted over published time, and each way's errors as shares of the results."""
+    """Predicted over published time by source, and each way's errors as shares of the results."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -310,15 +317,16 @@ def draw(held: Sequence[Held], path: Path) -> None:
     by_source = defaultdict(list)
     for row in held:
         by_source[short(row.observation.source)].append(row)
-    for source, rows in sorted(by_source.items()):
-        error = [math.exp(row.predicted["model"] - row.actual) for row in rows]
-        left.plot([math.exp(row.actual) for row in rows], error, "o", ms=3, alpha=0.6, label=source)
-    left.axhline(1, color="black", lw=0.8)
-    left.set(xscale="log", yscale="log", xlabel="published time of an item or step (s)")
-    left.set(ylabel="predicted over published", title="cards that were left out")
-    left.set_yticks([0.5, 0.7, 1, 1.4, 2], labels=["0.5", "0.7", "1", "1.4", "2"])
+    sources = sorted(by_source, key=lambda source: len(by_source[source]))
+    for at, source in enumerate(sources):
+        ratios = [math.exp(row.predicted["model"] - row.actual) for row in by_source[source]]
+        heights = at + np.linspace(-0.3, 0.3, len(ratios))
+        left.plot(ratios, heights, "o", ms=2.5, alpha=0.6)
+    left.axvline(1, color="black", lw=0.8)
+    left.set(xscale="log", xlabel="predicted over published time", title="cards left out")
+    left.set_xticks([0.5, 0.7, 1, 1.4, 2], labels=["0.5", "0.7", "1", "1.4", "2"])
     left.minorticks_off()
-    left.legend(fontsize=6, frameon=False)
+    left.set_yticks(range(len(sources)), labels=[source.partition("/")[2] for source in sources])
     names = {"model": "this model", "peak": "peak alone", "bandwidth": "bandwidth alone"}
     for model in MODELS:
         errors = sorted(row.error(model) for row in held)
@@ -336,16 +344,26 @@ def main() -> None:
     """Validate, print, and without files of the user's keep data and figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, help="further published results, CSV")
+    parser.add_argument("--without", choices=ABSENT, help="leave a term of the model out")
     arguments = parser.parse_args()
-    further = [result for path in arguments.files for result in load(path)]
+    if arguments.without:
+        efficiency.PHYSICAL[arguments.without,] = (ABSENT[arguments.without], 1e-6)
+    try:
+        further = [result for path in arguments.files for result in load(path)]
+    except GpubenchError as error:
+        sys.exit(f"validate_prediction: {error}\n  → {error.remedy}")
     results = [*published(), *further]
     observations = evidence.from_published(results)
     held = validate(observations)
-    summaries = {name: summary(rows) for name, rows in groups(held)}
+    summaries = {name: summary(rows) for name, rows in groups(held) if rows}
+    theirs = {result.family for result in further}
+    if rows := [row for row in held if row.observation.source in theirs]:
+        summaries = {"the files given": summary(rows), **summaries}
     noise = disagreement(observations)
     unseen = strangers(observations)
     left_out = {
         "several cards": sum(result.n_gpus > 1 for result in results),
+        "a card that the catalogue lacks": sum(r.card_id not in catalogue() for r in results),
         "no speed": sum(result.rate is None for result in results),
         "no card beside it in its series": len(observations) - len(held),
     }
@@ -361,7 +379,7 @@ def main() -> None:
             f"{percent(row['told_coverage'])} |"
         )
     print(f"\nleft out: {left_out}\nthe data's own disagreement: {noise}")
-    if not further:
+    if not further and not arguments.without:
         content = {
             "summaries": summaries,
             "strangers": unseen,
@@ -371,17 +389,6 @@ def main() -> None:
         text = json.dumps(content, indent=1).replace("NaN", "null")
         (DOCS / "prediction.json").write_text(text + "\n", encoding="utf-8")
         draw(held, DOCS / "prediction.svg")
-    if os.environ.get("DETAIL"):
-        worst = defaultdict(list)
-        for h in held:
-            worst[
-                h.observation.card.card_id,
-                short(h.observation.source),
-                h.observation.operation,
-                h.observation.series.split()[1:3][-1],
-            ].append(h.predicted["model"] - h.actual)
-        for k, v in sorted(worst.items()):
-            print(*k, len(v), f"{np.mean(v):+.3f} sd {np.std(v):.3f}")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ PHYSICAL: dict[Effect, tuple[float, float]] = {
     # Elements that a multiprocessor handles in a cycle outside of products (normalisation, GELU,
     # dropout's random numbers): 128 lanes, some twenty instructions an element.
     ("issue",): (math.log(6.0), 0.5),
-    ("launch",): (math.log(6e-6), 0.5),
+    # From Python, with autograd's part; sources that trained small batches tell little more.
+    ("launch",): (math.log(8e-6), 0.25),
 }
 #: the parts of a time, and whether the exponent makes a part shorter or longer
 SIGNS = {"compute": -1.0, "bandwidth": -1.0, "issue": -1.0, "launch": 1.0}
@@ -72,7 +73,7 @@ WIDTHS: dict[str, float] = {
     "source": 0.3,
     "program": 0.2,
     "series": 0.3,
-    "source launch": 0.4,
+    "source launch": 0.5,
     "host launch": 0.4,
     "host": 0.04,
 }
@@ -135,14 +136,14 @@ def _usual_flops_per_watt(compute_capability: str, precision: str) -> float:
 
 
 @cache
-def _usual_clock(compute_capability: str) -> float:
+def _usual_clock(compute_capability: str) -> float | None:
     """Median reference clock of the catalogue's cards of that capability, in hertz."""
     clocks = sorted(
         card.boost_clock_hz
         for card in catalogue().values()
         if card.compute_capability == compute_capability
     )
-    return clocks[len(clocks) // 2]
+    return clocks[len(clocks) // 2] if clocks else None
 
 
 def power_shortage(card: Card, precision: str) -> float:
@@ -202,13 +203,14 @@ def coefficients(step: Observation) -> Coefficients:
 def _compute_effects(step: Observation, units: str) -> dict[Effect, float]:
     """What makes products faster than their peak says (or slower, below zero)."""
     card, generation = step.card, step.card.compute_capability
+    own_clock = card.boost_clock_hz
     effects = {
         (units,): 1.0,
         ("operation compute", step.operation, units): 1.0,
         ("generation compute", generation, units): 1.0,
         ("card compute", card.card_id): 1.0,
         ("power",): -power_shortage(card, step.precision),
-        ("boost",): math.log(_usual_clock(generation) / card.boost_clock_hz),
+        ("boost",): math.log((_usual_clock(generation) or own_clock) / own_clock),
     }
     if units == TENSOR and generation in GRAPHICS_CHIPS:
         effects["graphics chip",] = 1.0
@@ -228,6 +230,7 @@ class Efficiencies:
     covariance: Array
     widths: Mapping[str, float]
     noise: float
+    noises: Mapping[str, float]
 
     def prior(self, effect: Effect) -> tuple[float, float]:
         """Mean and standard deviation of an effect that no result spoke of."""
@@ -267,7 +270,8 @@ class Efficiencies:
 
     def noise_of(self, step: Observation) -> float:
         """Variance of one result around what the effects say."""
-        return self.noise**2 + GUESSED_NOISE**2 * step.guessed
+        own = self.noises.get(step.source, self.noise)
+        return own**2 + GUESSED_NOISE**2 * step.guessed
 
     def variance(self, gradient: Mapping[Effect, float]) -> float:
         """Of a linear combination of effects."""
@@ -287,7 +291,7 @@ class Efficiencies:
         places = [self.index[effect] for effect in kept]
         index = {effect: at for at, effect in enumerate(kept)}
         covariance = self.covariance[np.ix_(places, places)]
-        return replace(self, index=index, mean=self.mean[places], covariance=covariance)
+        return replace(self, index=index, mean=self.mean[places], covariance=covariance, noises={})
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, rounded beyond what they are good for; the covariance's lower triangle."""
@@ -313,6 +317,7 @@ class Efficiencies:
             covariance=lower + np.tril(lower, -1).T,
             widths=content["widths"],
             noise=content["noise"],
+            noises={},
         )
 
 
@@ -324,7 +329,7 @@ def fit(observations: Sequence[Observation]) -> Efficiencies:
     """Effects, widths and noise from results alone: from nothing but what is passed."""
     index = _index(observations)
     design = _Design.of(observations, index)
-    state = Efficiencies(index, np.zeros(len(index)), np.zeros((0, 0)), dict(WIDTHS), NOISE)
+    state = Efficiencies(index, np.zeros(len(index)), np.zeros((0, 0)), dict(WIDTHS), NOISE, {})
     mean = np.array([state.prior(effect)[0] for effect in index])
     state = replace(state, mean=mean)
     for _ in range(ROUNDS):
@@ -374,7 +379,7 @@ class _Design:
     sums: Mapping[str, Array]
     at_peak: Array
     logs: Array
-    extra: Array
+    observations: Sequence[Observation]
 
     @classmethod
     def of(cls, observations: Sequence[Observation], index: Mapping[Effect, int]) -> "_Design":
@@ -390,7 +395,7 @@ class _Design:
             sums,
             np.array([seconds_at_peak(observation) for observation in observations]),
             np.log([observation.seconds for observation in observations]),
-            np.array([GUESSED_NOISE**2 * observation.guessed for observation in observations]),
+            observations,
         )
 
     def predicted(self, mean: Array) -> tuple[Array, Array]:
@@ -409,7 +414,7 @@ class _Design:
     def step(self, state: Efficiencies, prior: Array, precision: Array) -> Efficiencies:
         """One Gauss-Newton step from ``state`` towards the most probable effects."""
         expected, slope = self.predicted(state.mean)
-        weights = 1 / (state.noise**2 + self.extra)
+        weights = 1 / np.array([state.noise_of(one) for one in self.observations])
         pull = slope.T @ (weights * (self.logs - expected)) - precision @ (state.mean - prior)
         covariance = _inverse(slope.T @ (weights[:, None] * slope) + precision)
         return replace(state, mean=state.mean + covariance @ pull, covariance=covariance)
@@ -428,6 +433,15 @@ def _learn_widths(state: Efficiencies, design: _Design) -> Efficiencies:
         widths[name] = math.sqrt(total / (len(own) + GUESS_WORTH))
     expected, slope = design.predicted(state.mean)
     spread = ((slope @ state.covariance) * slope).sum(axis=1)
-    total = float(((design.logs - expected) ** 2 + spread).sum()) + GUESS_WORTH * NOISE**2
-    noise = math.sqrt(total / (len(design.logs) + GUESS_WORTH))
-    return replace(state, widths=widths, noise=noise)
+    squares: dict[str, list[float]] = {}
+    for one, square in zip(
+        design.observations, (design.logs - expected) ** 2 + spread, strict=True
+    ):
+        if not one.guessed:
+            squares.setdefault(one.source, []).append(float(square))
+    noises = {
+        source: math.sqrt((sum(own) + GUESS_WORTH * NOISE**2) / (len(own) + GUESS_WORTH))
+        for source, own in squares.items()
+    }
+    usual = math.sqrt(sum(noise**2 for noise in noises.values()) / len(noises))
+    return replace(state, widths=widths, noise=usual, noises=noises)
