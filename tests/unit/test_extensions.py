@@ -141,5 +141,5 @@ def test_a_card_of_ones_own_is_listed_as_such_simulated_and_has_a_share_of_peak(
         *("-o", "own.parquet"),
     )
     rows = json.loads(gpubench(extended, "show", "own.parquet", "--format", "json"))["rows"]
-    assert {row["card"] for row in rows} == {"NVIDIA GeForce RTX 4060 Laptop GPU"}
+    assert {row["card"] for row in rows} == {"NVIDIA GeForce RTX 4060 Laptop GPU (virtual)"}
     assert all(0.4 < row["share_of_peak"] < 0.7 for row in rows if row["status"] == "ok")
