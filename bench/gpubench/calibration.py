@@ -20,9 +20,9 @@ from typing import Any
 
 import pandas as pd
 
-from gpubench import render, stats
+from gpubench import plugins, render, stats
 from gpubench.compare import IDENTITY, MIN_EFFECT, units
-from gpubench.errors import CannotWrite, UsageError
+from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
 from gpubench.render import Column
 
 Floor = Callable[[Mapping[Hashable, Any]], float]
@@ -36,6 +36,11 @@ SIDE = 5
 #: splits looked at, of up to 92,378 that there are of 20 processes
 MOST_SPLITS = 2000
 FORMAT = 1
+#: what reading a damaged file may raise; of brackets inside brackets a RecursionError
+DAMAGED = (
+    *(OSError, EnvironmentRefused, RecursionError, ValueError, TypeError, KeyError),
+    *(AttributeError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -144,16 +149,12 @@ def _beyond(baseline: list[float], contender: list[float]) -> float:
     return max(0.0, math.log(ratio.low) if ratio.low > 0 else 0.0, -math.log(ratio.high))
 
 
-def folder() -> Path:
-    """Where calibrations are kept: XDG_CONFIG_HOME, else ~/.config."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "gpubench"
-
-
 def keep(calibration: Calibration) -> Path:
     """Write a calibration where `kept` finds it.
 
     Raises:
         CannotWrite: no space or no permission.
+        EnvironmentRefused: this user has no home.
     """
     path = _path(calibration.host_hash, calibration.card_id)
     content = {"calibration_format": FORMAT} | asdict(calibration)
@@ -178,7 +179,7 @@ def kept(host_hash: str, card_id: str) -> Calibration | None:
         found = Calibration(**content)
         cases = {str(case): max(MIN_EFFECT, float(floor)) for case, floor in found.cases.items()}
         trials = int(found.trials)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    except DAMAGED:
         return None
     if not all(map(math.isfinite, cases.values())):
         return None
@@ -223,4 +224,4 @@ def text(calibration: Calibration, form: str) -> str:
 def _path(host_hash: str, card_id: str) -> Path:
     # Both may come from a stranger's file: nothing of them may leave the folder.
     name = "".join(c if c.isalnum() or c == "-" else "_" for c in f"{host_hash}-{card_id}")
-    return folder() / f"calibration-{name[:120]}.json"
+    return plugins.settings() / f"calibration-{name[:120]}.json"

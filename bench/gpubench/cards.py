@@ -2,7 +2,8 @@
 
 ``data/cards.csv`` holds reference clocks and *dense* peaks with their source, confidence and
 cross-checks per row. A device is matched by the name its driver reports and, where two cards
-share a name (RTX 3080 10 and 12 GB), by its memory.
+share a name (RTX 3080 10 and 12 GB), by its memory. Cards of the user's own (`card_file`) are in
+the catalogue like the others, and before them where they are the same.
 """
 
 import csv
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from gpubench import card_file
 from gpubench.errors import unknown_name
 
 CATALOGUE = Path(__file__).parent / "data" / "cards.csv"
@@ -39,7 +41,10 @@ MEMORY_TOLERANCE = 0.15
 
 @dataclass(frozen=True)
 class Card:
-    """One row of the catalogue, in base units; None is unknown or not applicable."""
+    """One row of the catalogue, in base units; None is unknown or not applicable.
+
+    ``cache_bytes`` of 0 is unknown; ``own`` says that the row is a file of the user's.
+    """
 
     card_id: str
     name: str
@@ -60,6 +65,7 @@ class Card:
     pcie_generation: float | None = None
     nvlink: float = 0.0
     inline_ecc: bool = False
+    own: bool = False
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -102,9 +108,14 @@ def unsupported_precision(capability: tuple[int, int], precision: str) -> str | 
 
 @cache
 def catalogue() -> dict[str, Card]:
-    """Every card by its id, in the file's order: by series, then size."""
+    """Every card by its id: by series, then size, then those of the user's own.
+
+    Raises:
+        UsageError: a file of the user's is no card.
+    """
     with CATALOGUE.open(encoding="utf-8", newline="") as lines:
-        return {row["card_id"]: _card(row) for row in csv.DictReader(lines)}
+        shipped = {row["card_id"]: _card(row) for row in csv.DictReader(lines)}
+    return shipped | {row["card_id"]: _card(row, own=True) for row in card_file.rows()}
 
 
 def get_card(card_id: str) -> Card:
@@ -121,11 +132,12 @@ def get_card(card_id: str) -> Card:
 def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:
     """The card that a driver reports under ``driver_name``; None if the catalogue lacks it.
 
-    Where several share the name, the one whose memory is nearest. A card of that name with other
-    memory (RTX 3060 8 GB, RTX 3050 6 GB) is another card, with other peaks.
+    Where several share the name, the one whose memory is nearest, the user's own first. A card of
+    that name with other memory (RTX 3060 8 GB, RTX 3050 6 GB) is another card, with other peaks.
     """
     wanted = _plain(driver_name)
     matches = [card for card in catalogue().values() if wanted in map(_plain, card.driver_names)]
+    matches.sort(key=lambda card: not card.own)
     if not matches:
         return None
     if memory_bytes is None:
@@ -140,7 +152,7 @@ def _plain(name: str) -> str:
     return " ".join(name.replace("NVIDIA", "").split()).casefold()
 
 
-def _card(row: dict[str, str]) -> Card:
+def _card(row: dict[str, str], *, own: bool = False) -> Card:
     """One row of the file, with its units made SI."""
 
     def number(column: str) -> float | None:
@@ -183,4 +195,5 @@ def _card(row: dict[str, str]) -> Card:
         pcie_generation=number("pcie_gen"),
         nvlink=(number("nvlink_gbs") or 0.0) * 1e9,
         inline_ecc=row["series"] == "dc" and row["memory_type"].startswith("GDDR"),
+        own=own,
     )

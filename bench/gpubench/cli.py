@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VERBS = {
     "devices": "what is here, and which card of the catalogue it is",
     "doctor": "is this machine fit to measure, and what to type if not",
-    "list": "what there is: workloads, suites, cards, models, profiles or figures",
+    "list": "what there is: workloads, suites, cards, others' results, models, profiles or figures",
     "run": "measure a suite and keep the results",
     "show": "result files as one readable table",
     "compare": "which is faster, and is that real",

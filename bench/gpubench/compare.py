@@ -147,12 +147,19 @@ def compare(
     rule = Rule(floor, paired=paired, may_differ=frozenset(may_differ))
     rows = []
     last = frame.groupby("side")[["architecture", "card", "provenance"]].last()
+    card_ids = dict(zip(frame["side"], frame["card_id"], strict=True))
     for _, cases in frame.groupby(["case_id", "cache"], sort=False, dropna=False):
         base = cases[cases["side"] == chosen]
         for side in order:
             other = cases[cases["side"] == side]
             if side != chosen and (len(base) or len(other)):
-                where = {"baseline": chosen, "side": side, **last.loc[side].map(str)}
+                where = {
+                    "baseline": chosen,
+                    "baseline_card_id": card_ids[chosen],
+                    "side": side,
+                    "card_id": card_ids[side],
+                    **last.loc[side].map(str),
+                }
                 rows.append(_row(base, other, rule) | where)
     return sorted(
         corrected(rows),

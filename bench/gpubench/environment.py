@@ -24,6 +24,7 @@ from typing import Any
 import gpubench
 from gpubench import plugins
 from gpubench.device import Device
+from gpubench.errors import EnvironmentRefused
 
 SALT_BYTES = 16
 #: by these git tells its hooks which repository and index to work on, whatever folder they name
@@ -139,8 +140,7 @@ def _salt() -> bytes:
     """The installation's salt, made on first use; for this process only if it can't be kept."""
     fresh = secrets.token_bytes(SALT_BYTES)
     try:
-        home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-        path = Path(home) / "gpubench" / "salt"
+        path = plugins.settings() / "salt"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists() or path.stat().st_size != SALT_BYTES:
             # In place at once and whole: no other process may take half a salt for none.
@@ -148,7 +148,7 @@ def _salt() -> bytes:
             temporary.write_bytes(fresh)
             temporary.replace(path)
         return path.read_bytes()
-    except (OSError, RuntimeError):  # RuntimeError: this user has no home
+    except (OSError, EnvironmentRefused):
         return fresh
 
 

@@ -1,27 +1,58 @@
-"""What ``gpubench list`` shows: rows and columns for each kind of extension, and the cards.
+"""What ``gpubench list`` shows: extensions of a kind, the cards, or others' results, as rows.
 
 Neither torch nor pandas is needed for any of it.
 """
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from gpubench import plugins
-from gpubench.cards import catalogue
+from gpubench.cards import GIB, Card, catalogue
+from gpubench.errors import unknown_name
 from gpubench.render import Column, gibibytes, number, quantity
 
 Listing = tuple[list[dict[str, Any]], tuple[Column, ...]]
 
+#: what ``--only`` looks at
+NAMES = ("name", "card_id", "workload", "source")
+SORTS = {
+    "name": "card_id",
+    "date": "launch_date",
+    "memory": "memory_bytes",
+    "bandwidth": "bandwidth_bytes_per_s",
+    "fp32": "fp32_flops_per_s",
+    "fp16": "fp16_flops_per_s",
+    "power": "power_w",
+    "price": "launch_price_usd",
+}
 
-def listing(what: str) -> Listing:
-    """Rows and columns of one of the kinds that `gpubench list` takes."""
+
+def listing(what: str, only: Sequence[str] | None = None, **wishes: Any) -> Listing:
+    """Rows and columns of a kind of extension, of ``cards`` or of ``published``.
+
+    Args:
+        what: as `gpubench list` takes it.
+        only: patterns of which one has to match one of a row's names.
+        wishes: of `cards`.
+    """
     makers = {
         "workloads": workloads,
         "suites": suites,
-        "cards": cards,
-        "models": models,
         "figures": figures,
+        "published": others_results,
+        "models": models,
     }
-    return makers[what]() if what in makers else files(what)
+    if what == "cards":
+        rows, columns = cards(**wishes)
+    else:
+        rows, columns = makers[what]() if what in makers else files(what)
+    return [row for row in rows if not only or _matches(row, only)], columns
+
+
+def _matches(row: dict[str, Any], patterns: Sequence[str]) -> bool:
+    names = [str(row[name]).casefold() for name in NAMES if name in row]
+    return any(fnmatchcase(name, pattern.casefold()) for name in names for pattern in patterns)
 
 
 def workloads() -> Listing:
@@ -61,40 +92,112 @@ def suites() -> Listing:
     )
 
 
-def cards() -> Listing:
-    """The catalogue."""
+def cards(
+    *,
+    architecture: Sequence[str] | None = None,
+    min_memory: float = 0.0,
+    max_price: float | None = None,
+    max_power: float = float("inf"),
+    sort: str | None = None,
+    reverse: bool = False,
+) -> Listing:
+    """The catalogue, or the cards of it that fit.
+
+    Args:
+        architecture: names, one of which it has to have.
+        min_memory: GiB, the least.
+        max_price: US dollars at launch, the most; cards whose price isn't known are left out.
+        max_power: watts, the most.
+        sort: one of SORTS, from the least; unknown is last either way.
+        reverse: from the other end.
+
+    Raises:
+        UsageError: no card has such an architecture.
+    """
+    by_age = sorted(catalogue().values(), key=lambda card: card.capability)
+    known = list(dict.fromkeys(card.architecture for card in by_age))
+    wanted = [_architecture(name, known) for name in architecture or known]
     rows = [
-        {
-            "card_id": card.card_id,
-            "name": card.name,
-            "architecture": card.architecture,
-            "compute_capability": card.compute_capability,
-            "memory_bytes": card.memory_bytes,
-            "bandwidth_bytes_per_s": card.bandwidth,
-            "fp32_flops_per_s": card.peak_flops("fp32"),
-            "fp16_flops_per_s": card.peak_flops("fp16"),
-            "bf16_flops_per_s": card.peak_flops("bf16"),
-            "power_w": card.power_w,
-            "launch_date": card.launch_date,
-            "launch_price_usd": card.launch_price_usd,
-            "confidence": card.confidence,
-            "source": card.source,
-        }
+        _card_row(card)
         for card in catalogue().values()
+        if card.architecture in wanted
+        and card.memory_bytes >= min_memory * GIB
+        and card.power_w <= max_power
+        and (max_price is None or (card.launch_price_usd or float("inf")) <= max_price)
     ]
-    flops = quantity("FLOP/s")
+    if reverse:  # first, so that what is equal keeps its order the other way round, too
+        rows.reverse()
+    if sort:
+        key = SORTS[sort]
+        known_ones = [row for row in rows if row[key]]
+        known_ones.sort(key=lambda row: row[key], reverse=reverse)
+        rows = known_ones + [row for row in rows if not row[key]]
+    own = [Column("own", "", lambda own: "yours" if own else "")]
+    columns = [*CARD_COLUMNS, *(own if any(row["own"] for row in rows) else [])]
+    return rows, tuple(columns)
+
+
+def _architecture(name: str, known: Sequence[str]) -> str:
+    for one in known:
+        if one.casefold() == name.casefold():
+            return one
+    raise unknown_name("architecture", name, known)
+
+
+def _card_row(card: Card) -> dict[str, Any]:
+    return {
+        "card_id": card.card_id,
+        "name": card.name,
+        "architecture": card.architecture,
+        "compute_capability": card.compute_capability,
+        "memory_bytes": card.memory_bytes,
+        "bandwidth_bytes_per_s": card.bandwidth,
+        "fp32_flops_per_s": card.peak_flops("fp32"),
+        "fp16_flops_per_s": card.peak_flops("fp16"),
+        "bf16_flops_per_s": card.peak_flops("bf16"),
+        "power_w": card.power_w,
+        "launch_date": card.launch_date or None,
+        "launch_price_usd": card.launch_price_usd,
+        "confidence": card.confidence,
+        "source": card.source,
+        "own": card.own,
+    }
+
+
+_FLOPS = quantity("FLOP/s")
+CARD_COLUMNS = (
+    Column("card_id", "card id"),
+    Column("architecture", "architecture"),
+    Column("compute_capability", "cc", right=True),
+    Column("memory_bytes", "memory", gibibytes, right=True),
+    Column("bandwidth_bytes_per_s", "bandwidth", quantity("B/s"), right=True),
+    Column("fp32_flops_per_s", "FP32", _FLOPS, right=True),
+    Column("fp16_flops_per_s", "FP16", _FLOPS, right=True),
+    Column("bf16_flops_per_s", "BF16", _FLOPS, right=True),
+    Column("power_w", "power", lambda watts: f"{watts:g} W", right=True),
+    Column("launch_date", "launch"),
+    Column("launch_price_usd", "price then", lambda price: f"${price:g}", right=True),
+)
+
+
+def others_results() -> Listing:
+    """What others have published, with the licence of each."""
+    from dataclasses import asdict
+
+    from gpubench.published import published
+
+    rows = [asdict(result) | {"family": result.family} for result in published()]
     return rows, (
         Column("card_id", "card id"),
-        Column("architecture", "architecture"),
-        Column("compute_capability", "cc", right=True),
-        Column("memory_bytes", "memory", gibibytes, right=True),
-        Column("bandwidth_bytes_per_s", "bandwidth", quantity("B/s"), right=True),
-        Column("fp32_flops_per_s", "FP32", flops, right=True),
-        Column("fp16_flops_per_s", "FP16", flops, right=True),
-        Column("bf16_flops_per_s", "BF16", flops, right=True),
-        Column("power_w", "power", lambda watts: f"{watts:g} W", right=True),
-        Column("launch_date", "launch"),
-        Column("launch_price_usd", "price then", lambda price: f"${price:g}", right=True),
+        Column("n_gpus", "cards", right=True),
+        Column("workload", "workload"),
+        Column("mode", "mode"),
+        Column("precision", "precision"),
+        Column("batch", "batch", right=True),
+        Column("value", "value", number, right=True),
+        Column("unit", "unit"),
+        Column("family", "source"),
+        Column("source_date", "date"),
     )
 
 

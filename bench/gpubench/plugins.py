@@ -1,10 +1,11 @@
 """Folders to modules and TOML files: how one new file becomes an extension.
 
 A *kind* is a folder name: ``workloads``, ``kernels``, ``backends``, ``figures``, ``suites``,
-``profiles`` or ``models``. Every file in such a folder is an extension named after its stem; a
-leading underscore hides a file (shared helpers). Folders are searched in the installed package, in
-the checkout (``kernels/`` lies beside ``bench/`` there), and below each folder listed in the
-environment variable ``GPUBENCH_PATH``, so a user's own files need no change to this package.
+``profiles``, ``models`` or ``cards``. Every file in such a folder is an extension named after its
+stem; a leading underscore hides a file (shared helpers). Folders are searched in the installed
+package, in the checkout (``kernels/`` lies beside ``bench/`` there), in the settings folder, and
+below each folder listed in the environment variable ``GPUBENCH_PATH``, so a user's own files need
+no change to this package.
 """
 
 import importlib
@@ -13,21 +14,39 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpubench.errors import UsageError, unknown_name
+from gpubench.errors import EnvironmentRefused, UsageError, unknown_name
 
 PACKAGE = Path(__file__).parent
-KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles", "models")
+KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles", "models", "cards")
 
 
 def checkout() -> Path | None:
     """Root of the source checkout this package runs from; None when it is installed."""
     root = PACKAGE.parent.parent
     return root if (root / "pyproject.toml").exists() and PACKAGE.parent.name == "bench" else None
+
+
+def settings() -> Path:
+    """The folder of this user's settings: ``gpubench`` in XDG_CONFIG_HOME, else in ~/.config.
+
+    It need not be there yet.
+
+    Raises:
+        EnvironmentRefused: this user has no home.
+    """
+    home = os.environ.get("XDG_CONFIG_HOME")
+    try:
+        return (Path(home) if home else Path.home() / ".config") / "gpubench"
+    except RuntimeError as error:
+        raise EnvironmentRefused(
+            f"there is no folder for settings: {error}", "set XDG_CONFIG_HOME to one"
+        ) from error
 
 
 def folders(kind: str) -> list[Path]:
@@ -39,6 +58,8 @@ def folders(kind: str) -> list[Path]:
     shipped = [root / kind] if root and kind == "kernels" else [PACKAGE / kind]
     entries = os.environ.get("GPUBENCH_PATH", "").split(os.pathsep)
     users = [Path(entry) / kind for entry in dict.fromkeys(entries) if entry]
+    with suppress(EnvironmentRefused):
+        users.insert(0, settings() / kind)
     return [folder for folder in shipped + users if folder.is_dir()]
 
 

@@ -2,15 +2,18 @@
 
 ``data/published.csv`` holds one result a row. Absolute figures don't carry across sources (other
 software, other clocks), so a result is only ever set against others of its own source: `family`
-says which those are. Needs nothing but the standard library.
+says which those are, and `ratios` sets two cards against each other in each of them. Needs nothing
+but the standard library.
 """
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 from gpubench.errors import UnreadableResult
 
@@ -24,6 +27,8 @@ RATES = {
     "TFLOPS": 1e12,
 }
 TIMES = {"ms/batch": 1e-3, "ms/image": 1e-3}
+#: what the names of workloads say of transformers; other networks are convolutional ones
+TRANSFORMERS = re.compile("bert|gpt|(?<![a-z])t5|llama|llm|transformer|reformer|whisper|dino")
 COLUMNS = (
     *("source", "source_date", "card_id", "n_gpus", "software", "workload", "precision", "batch"),
     *("metric", "value", "unit", "notes", "licence", "mode"),
@@ -69,11 +74,104 @@ class Published:
         scale = RATES.get(self.unit)
         return None if scale is None else self.value * scale
 
+    @property
+    def operation(self) -> str:
+        """What kind of work: gemm, memory, prefill, decode, transformer or cnn."""
+        if self.mode == "micro":
+            return "memory" if "vector" in self.workload else "gemm"
+        if self.unit == "tokens/s":  # of a prompt all tokens at once, else one after the other
+            return "prefill" if "_pp" in self.workload else "decode"
+        return "transformer" if TRANSFORMERS.search(self.workload) else "cnn"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How much faster one card is than another, in what one source measured on both.
+
+    Attributes:
+        workloads: what was measured, alike on both.
+        speedup: geometric mean of the ratios of rates over ``workloads``, above 1 is faster.
+        lowest, highest: of those ratios.
+        same_batch: whether each workload ran at one batch on both.
+        licences: under which the figures were published.
+    """
+
+    family: str
+    source_date: str
+    licences: tuple[str, ...]
+    operation: str
+    mode: str
+    precision: str
+    workloads: tuple[str, ...]
+    speedup: float
+    lowest: float
+    highest: float
+    same_batch: bool
+
 
 @cache
 def published() -> tuple[Published, ...]:
     """The package's own collection, in the file's order."""
     return tuple(load(PUBLISHED))
+
+
+def ratios(
+    card_id: str, baseline_id: str, results: Iterable[Published] | None = None
+) -> list[Ratio]:
+    """A card against a baseline: one ratio for each source, operation, mode and precision.
+
+    Only results of single cards with the same software count. A workload is taken at the batches
+    that both cards have, else at the one that suits each.
+    """
+    sides: dict[tuple[str, ...], dict[str, list[Published]]] = {}
+    for one in published() if results is None else results:
+        if one.card_id in (card_id, baseline_id) and one.n_gpus == 1 and one.rate is not None:
+            kind = (one.family, one.operation, one.mode, one.precision)
+            alike = (*kind, one.workload, one.metric, one.software)
+            sides.setdefault(alike, {}).setdefault(one.card_id, []).append(one)
+    pairs: dict[tuple[str, ...], list[_Pair]] = {}
+    for key, both in sides.items():
+        if len(both) == 2:
+            pairs.setdefault(key[:4], []).append(_pair(both[card_id], both[baseline_id]))
+    return [_ratio(key, found) for key, found in sorted(pairs.items())]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    speedup: float
+    same_batch: bool
+    results: tuple[Published, ...]
+
+
+def _pair(ours: Sequence[Published], theirs: Sequence[Published]) -> _Pair:
+    """One workload on both cards, as alike as the source has it."""
+    alike = [(one, other) for one in ours for other in theirs if one.batch == other.batch]
+    found = alike or [(max(ours, key=_rate), max(theirs, key=_rate))]
+    logs = [math.log(_rate(one) / _rate(other)) for one, other in found]
+    return _Pair(math.exp(fmean(logs)), bool(alike), tuple(one for pair in found for one in pair))
+
+
+def _rate(result: Published) -> float:
+    return result.rate or math.nan
+
+
+def _ratio(key: tuple[str, ...], pairs: Sequence[_Pair]) -> Ratio:
+    family, operation, mode, precision = key
+    results = [result for pair in pairs for result in pair.results]
+    speedups = [pair.speedup for pair in pairs]
+    return Ratio(
+        family=family,
+        source_date=max(result.source_date for result in results),
+        licences=tuple(sorted({result.licence for result in results})),
+        operation=operation,
+        mode=mode,
+        precision=precision,
+        workloads=tuple(sorted({result.workload for result in results})),
+        speedup=math.exp(fmean(map(math.log, speedups))),
+        lowest=min(speedups),
+        highest=max(speedups),
+        same_batch=all(pair.same_batch for pair in pairs),
+    )
 
 
 def load(path: Path) -> Iterator[Published]:

@@ -87,21 +87,25 @@ class Series:
 
     def bar(self) -> dict[str, Any]:
         """A bar's fill for plotly: plain if measured, else hatched."""
-        fill: dict[str, Any] = {"color": self.color, "line": {"color": self.color, "width": 1}}
-        if self.simulated:
-            fill["pattern"] = {
-                "shape": "/",
-                "fillmode": "replace",
-                "fgcolor": self.color,
-                "bgcolor": "rgba(0,0,0,0)",
-                "size": 5,
-                "solidity": 0.35,
-            }
-        return fill
+        plain = {"color": self.color, "line": {"color": self.color, "width": 1}}
+        return hatched(self.color) if self.simulated else plain
 
     def line(self) -> dict[str, Any]:
         """A line for plotly: solid if measured, else dashed."""
         return {"color": self.color, "width": 2, "dash": "dash" if self.simulated else "solid"}
+
+
+def hatched(color: str) -> dict[str, Any]:
+    """A bar's fill for plotly that says: not measured here."""
+    pattern = {
+        "shape": "/",
+        "fillmode": "replace",
+        "fgcolor": color,
+        "bgcolor": "rgba(0,0,0,0)",
+        "size": 5,
+        "solidity": 0.35,
+    }
+    return {"color": color, "line": {"color": color, "width": 1}, "pattern": pattern}
 
 
 _LATEST: list[tuple[weakref.ref[pd.DataFrame], list[Series]]] = []

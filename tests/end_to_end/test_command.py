@@ -192,7 +192,10 @@ def test_tables_go_to_standard_output_and_progress_to_standard_error(tmp_path):
 @pytest.mark.parametrize("form", ["json", "csv", "markdown", "table"])
 @pytest.mark.parametrize(
     "words",
-    [["devices"], *(["list", what] for what in ("workloads", "suites", "cards", "figures"))],
+    [
+        ["devices"],
+        *(["list", what] for what in ("workloads", "suites", "cards", "published", "figures")),
+    ],
 )
 def test_every_listing_has_every_format(words, form):
     done = gpubench(*words, "--format", form)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpubench import calibration, cli, store, table
+from gpubench import calibration, cli, plugins, store, table
 from gpubench.calibration import Calibration, floor_for, floor_of, keep, kept, learn, splits
 from gpubench.compare import MIN_EFFECT, compare, judge
 from gpubench.errors import CannotWrite, UsageError
@@ -133,7 +133,7 @@ LEARNT = Calibration("h0st", "a-card", {f"{CASE} cold": 0.03}, 10, "2026-01-02T0
 
 def test_what_was_kept_is_found_again_for_that_device_only():
     path = keep(LEARNT)
-    assert path.parent == calibration.folder()
+    assert path.parent == plugins.settings()
     assert kept("h0st", "a-card") == LEARNT
     assert kept("h0st", "another-card") is None
     assert kept("another", "a-card") is None
@@ -152,7 +152,7 @@ def test_the_folder_is_the_one_of_the_users_configuration(monkeypatch, tmp_path)
     assert keep(LEARNT).is_relative_to(tmp_path / "elsewhere")
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert calibration.folder() == tmp_path / "home" / ".config" / "gpubench"
+    assert plugins.settings() == tmp_path / "home" / ".config" / "gpubench"
 
 
 def test_a_folder_that_can_not_be_written_is_refused_with_a_remedy(monkeypatch, tmp_path):
@@ -170,7 +170,7 @@ names = st.one_of(st.text(max_size=200), st.sampled_from(["../../up", "/etc/x", 
 @given(names, names)
 def test_nothing_of_a_strangers_names_leaves_the_folder(host_hash, card_id):
     path = calibration._path(host_hash, card_id)
-    assert path.parent == calibration.folder()
+    assert path.parent == plugins.settings()
     assert path.name.startswith("calibration-")
     assert not set(path.name) & set('/\\\0"\n')
     assert len(path.name) < 150
@@ -328,7 +328,7 @@ def test_the_verb_measures_learns_keeps_and_compare_uses_it(suite, tmp_path, cap
     assert row["min_effect"] >= MIN_EFFECT
     frame = table.load([str(out)])
     assert len(frame) == 6
-    (path,) = calibration.folder().glob("calibration-*.json")
+    (path,) = plugins.settings().glob("calibration-*.json")
     assert f"kept in {path}" in printed.err
     # Whatever this noise made of it, a floor that nobody could guess has to come out again.
     content = json.loads(path.read_text())

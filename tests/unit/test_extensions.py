@@ -56,6 +56,15 @@ CAPTION = "One bar per row."
 def figure(frame):
     return go.Figure(go.Bar(y=list(range(len(frame)))))
 """,
+    "cards/my-card.toml": """
+name = "NVIDIA GeForce RTX 4060 Laptop GPU"
+compute_capability = "8.9"
+cuda_cores = 3072
+boost_clock_mhz = 2370
+memory_gib = 8
+memory_bandwidth_gbs = 256
+tdp_w = 115
+""",
     "backends/slow.py": """
 import time
 from gpubench.device import Device, DeviceInfo
@@ -134,3 +143,16 @@ def test_a_virtual_card_prices_a_workload_of_ones_own(extended):
 def test_a_profile_of_ones_own_recommends_by_cases_of_ones_own(extended):
     out = gpubench(extended, "recommend", "--profile", "mine", "--cards", "*t4", "*l4")
     assert out.startswith("L4 for profile mine: ")
+
+
+def test_a_card_of_ones_own_is_listed_as_such_simulated_and_has_a_share_of_peak(extended):
+    assert "yours" in gpubench(extended, "list", "cards", "--only", "my-card")
+    assert "yours" not in gpubench(extended, "list", "cards", "--only", "tesla-t4")
+    gpubench(
+        extended,
+        *("run", "--suite", "quick", "--only", "gemm*8192*fp16", "--device", "virtual:my-card"),
+        *("-o", "own.parquet"),
+    )
+    rows = json.loads(gpubench(extended, "show", "own.parquet", "--format", "json"))["rows"]
+    assert {row["card"] for row in rows} == {"NVIDIA GeForce RTX 4060 Laptop GPU (virtual)"}
+    assert all(0.4 < row["share_of_peak"] < 0.7 for row in rows if row["status"] == "ok")

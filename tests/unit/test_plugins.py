@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from gpubench import plugins
-from gpubench.errors import UsageError
+from gpubench.errors import EnvironmentRefused, UsageError
 
 
 @pytest.fixture
@@ -68,6 +68,31 @@ def test_underscores_and_dots_hide_a_file_and_other_suffixes_are_none(folder):
     assert {"_shared", ".hidden", "notes"}.isdisjoint(files)
 
 
+def test_the_settings_folder_holds_extensions_too_before_those_of_the_path(folder, tmp_path):
+    settings = tmp_path / "config" / "gpubench"
+    (settings / "suites").mkdir(parents=True)
+    (settings / "suites" / "own.toml").write_text("")
+    mine = folder("mine", suites__other_dot_toml="")
+    assert plugins.settings() == settings
+    assert plugins.folders("suites")[1:] == [settings / "suites", mine / "suites"]
+    assert {"own", "other"} <= set(plugins.files("suites", ".toml"))
+
+
+def test_a_user_without_a_home_has_no_settings_and_the_other_extensions(monkeypatch):
+    """As in a container under a bare user number."""
+
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    shipped = plugins.folders("suites")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(plugins.Path, "home", refuse)
+    with pytest.raises(EnvironmentRefused, match="no folder for settings") as caught:
+        plugins.settings()
+    assert "XDG_CONFIG_HOME" in caught.value.remedy
+    assert plugins.folders("suites") == shipped
+
+
 @pytest.mark.parametrize("path", ["", os.pathsep, os.pathsep.join(["", "nowhere", ""])])
 def test_empty_entries_and_folders_that_are_not_there_are_passed_over(path, monkeypatch, tmp_path):
     """An empty entry must not stand for the working folder."""
@@ -85,7 +110,8 @@ def test_an_entry_that_is_listed_twice_counts_once(folder, monkeypatch):
 
 
 def test_every_kind_but_kernels_ships_inside_the_package():
-    for kind in set(plugins.KINDS) - {"kernels", "profiles"}:  # no profile is shipped yet
+    # No profile is shipped yet, and the package's cards are the rows of its catalogue.
+    for kind in set(plugins.KINDS) - {"kernels", "profiles", "cards"}:
         assert plugins.folders(kind)[:1] == [plugins.PACKAGE / kind]
 
 

@@ -23,12 +23,12 @@ from gpubench.names import case_labels, natural
 from gpubench.report import render_report, write_report
 from gpubench.series import COLORS, series_of
 
-# Without those that need many runs or all cases of a profile: test_history.py and
-# test_scoreboard.py hold them to the contract.
+# Without those that need many runs, certain cards or all cases of a profile: test_history.py,
+# test_beside.py and test_scoreboard.py hold them to the contract.
 FIGURES = [
     import_module(f"gpubench.figures.{name}")
     for name in plugins.files("figures", ".py")
-    if name not in ("history", "pareto")
+    if name not in ("history", "published", "pareto")
 ]
 CARDS = {
     "4090": {

@@ -22,23 +22,36 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     )
     add_min_effect(sub)
     add_profile(sub)
+    sub.add_argument(
+        "--with",
+        dest="beside",
+        choices=("published",),
+        help="beside it, what others published of the same cards",
+    )
     sub.add_argument("--fail-on", choices=("slower",), help="exit 1 if any verdict is this")
     add_format(sub)
 
 
 def call(arguments: argparse.Namespace) -> int:
     """Print verdicts."""
-    from gpubench import calibration, scoreboard, table
+    from gpubench import beside, calibration, scoreboard, table
     from gpubench import compare as comparison
     from gpubench.profile import load_profile
 
     frame = table.load(arguments.results)
     floor, said = calibration.floor_for(frame, arguments.min_effect)
     found = comparison.compare(frame, arguments.by, arguments.baseline, floor)
-    print(comparison.text(found, arguments.format), end="")
+    others = beside.beside(found) if arguments.beside else []
     scores = scoreboard.read(frame.to_dict("records"), load_profile(arguments.profile))
-    if scores and scores.comparable and arguments.format in ("table", "markdown"):
-        print(f"\n{scoreboard.text(scores, arguments.format)}", end="")
+    if arguments.format in ("json", "csv"):  # one envelope; provenance tells the rows apart
+        print(comparison.text([*found, *others], arguments.format), end="")
+    else:
+        print(comparison.text(found, arguments.format), end="")
+        print(beside.text(others, arguments.format), end="")
+        if scores and scores.comparable:
+            print(f"\n{scoreboard.text(scores, arguments.format)}", end="")
+    if arguments.beside and not others:
+        print("nobody published results of two of these cards, side by side", file=sys.stderr)
     judged = scoreboard.conclusions(scores) if scores else []
     for line in (*comparison.conclusions(found), said, *judged):
         print(line, file=sys.stderr)

@@ -8,10 +8,19 @@ import sys
 from gpubench import errors
 from gpubench.verbs._flags import add_format, add_results
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpubench.render import Column
+
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Flags of ``show``."""
     add_results(sub)
+    sub.add_argument(
+        "--expected", action="store_true", help="beside each case, what is expected of its card"
+    )
     add_format(sub)
 
 
@@ -19,14 +28,28 @@ def call(arguments: argparse.Namespace) -> int:
     """Print result files as one table."""
     from gpubench import render, table
 
-    found = table.as_rows(table.summary(table.load(arguments.results)))
-    software = [
-        render.Column(name, name)
-        for name in ("torch", "driver")
-        if len({str(row[name]) for row in found}) > 1
-    ]
-    print(table.text(found, arguments.format, software), end="")
+    frame = table.load(arguments.results)
+    if arguments.expected:
+        from gpubench import placement
+        from gpubench.predict import Predictor
+
+        found = placement.expected(frame, Predictor.shipped())
+        said = placement.conclusions(found)
+        print(placement.text(found, arguments.format, _software(found)), end="")
+    else:
+        found, said = table.as_rows(table.summary(frame)), []
+        print(table.text(found, arguments.format, _software(found)), end="")
     for row in found:
         if row["reason"]:
             print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
+    for line in said:
+        print(line, file=sys.stderr)
     return errors.EXIT_DONE
+
+
+def _software(rows: list[dict[str, Any]]) -> list[Column]:
+    """Columns of the versions that rows differ in."""
+    from gpubench.render import Column
+
+    names = ("torch", "driver")
+    return [Column(name, name) for name in names if len({str(row[name]) for row in rows}) > 1]
