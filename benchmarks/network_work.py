@@ -317,7 +317,9 @@ def networks() -> list[tuple[str, str, str, str, Total, str]]:
     wide = convolutional(lambda x: resnet(x, RESNETS[50], bottleneck=True, widen=2))
     found = [("wide_resnet50_2", "wide_?resnet", wide, resnet)]
     for depth in (152, 101, 18, 34, 50):
-        pattern = f"resnet[-_]?(v[12]_)?{depth}" + ("|resnet|resnext|rn50|ssd" if depth == 50 else "")
+        pattern = f"resnet[-_]?(v[12]_)?{depth}" + (
+            "|resnet|resnext|rn50|ssd" if depth == 50 else ""
+        )
         blocks, deep = RESNETS[depth], depth >= 50
         total = convolutional(lambda x, b=blocks, d=deep: resnet(x, b, bottleneck=d))
         found.append((f"resnet{depth}", pattern, total, resnet))

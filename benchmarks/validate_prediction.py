@@ -306,7 +306,7 @@ def order(value: float) -> str:
 
 
 def draw(held: Sequence[Held], path: Path) -> None:
-    """Predicted over published time, and each way's errors as shares of the results."""
+    """Predicted over published time by source, and each way's errors as shares of the results."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -317,15 +317,16 @@ def draw(held: Sequence[Held], path: Path) -> None:
     by_source = defaultdict(list)
     for row in held:
         by_source[short(row.observation.source)].append(row)
-    for source, rows in sorted(by_source.items()):
-        error = [math.exp(row.predicted["model"] - row.actual) for row in rows]
-        left.plot([math.exp(row.actual) for row in rows], error, "o", ms=3, alpha=0.6, label=source)
-    left.axhline(1, color="black", lw=0.8)
-    left.set(xscale="log", yscale="log", xlabel="published time of an item or step (s)")
-    left.set(ylabel="predicted over published", title="cards that were left out")
-    left.set_yticks([0.5, 0.7, 1, 1.4, 2], labels=["0.5", "0.7", "1", "1.4", "2"])
+    sources = sorted(by_source, key=lambda source: len(by_source[source]))
+    for at, source in enumerate(sources):
+        ratios = [math.exp(row.predicted["model"] - row.actual) for row in by_source[source]]
+        heights = at + np.linspace(-0.3, 0.3, len(ratios))
+        left.plot(ratios, heights, "o", ms=2.5, alpha=0.6)
+    left.axvline(1, color="black", lw=0.8)
+    left.set(xscale="log", xlabel="predicted over published time", title="cards left out")
+    left.set_xticks([0.5, 0.7, 1, 1.4, 2], labels=["0.5", "0.7", "1", "1.4", "2"])
     left.minorticks_off()
-    left.legend(fontsize=6, frameon=False)
+    left.set_yticks(range(len(sources)), labels=[source.partition("/")[2] for source in sources])
     names = {"model": "this model", "peak": "peak alone", "bandwidth": "bandwidth alone"}
     for model in MODELS:
         errors = sorted(row.error(model) for row in held)

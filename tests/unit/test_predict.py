@@ -202,7 +202,8 @@ SEEN = (
 def planted(seed, cards=SEEN, noise=0.03, level=0.2):
     """Results of two sources on these cards, from efficiencies that are known."""
     generator = random.Random(seed)
-    state = efficiency.Efficiencies({}, *_nothing(), dict.fromkeys(efficiency.WIDTHS, 0.0), noise)
+    widths = dict.fromkeys(efficiency.WIDTHS, 0.0)
+    state = efficiency.Efficiencies({}, *_nothing(), widths, noise, {})
     found = []
     for source, flops, moved in (("one", 1e12, 2e9), ("one", 1e11, 9e9), ("other", 1e12, 4e9)):
         for card_id in cards:
@@ -484,6 +485,30 @@ def test_what_is_shipped_is_what_the_published_results_teach():
     assert kept.mean == pytest.approx(fresh.mean, abs=1e-4)
     assert kept.covariance == pytest.approx(fresh.covariance, abs=1e-4)
     assert kept.noise == pytest.approx(fresh.noise, rel=1e-3)
+
+
+def test_the_page_says_what_the_validation_found():
+    page = (ROOT / "docs" / "prediction.md").read_text()
+    found = json.loads((ROOT / "docs" / "prediction.json").read_text())
+    for name, group in found["summaries"].items():
+        model = group["model"]
+        cells = [name, f"{group['results']} / {group['cards']}"]
+        cells += [f"{100 * model[key]:.1f} %" for key in ("median", "p90")]
+        assert f"| {' | '.join(cells)} |" in page
+    for name, source in found["strangers"].items():
+        assert f"| {name} | {source['results']} / {source['cards']} | " in page
+        assert f"{100 * source['told_median']:.1f} %" in page
+
+
+def test_over_all_results_the_model_is_ahead_of_each_baseline_and_its_interval_holds():
+    """Of the committed validation: the gate that a worse model would trip when it is made again."""
+    found = json.loads((ROOT / "docs" / "prediction.json").read_text())["summaries"]
+    for family in ("all", "cnn", "gemm", "transformer"):
+        medians = {
+            name: found[family][name]["median"] for name in ("peak", "bandwidth", "roofline")
+        }
+        assert found[family]["model"]["median"] < min(medians.values())
+    assert 0.75 <= found["all"]["coverage"] <= 0.85
 
 
 # the command --------------------------------------------------------------------------------------
