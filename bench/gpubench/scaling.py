@@ -54,16 +54,17 @@ def efficiency(card: Card, count: int) -> tuple[Estimate, str]:
 @cache
 def _added() -> dict[str, list[float]]:
     """What each further card added, in cards, in ascending order, by card id and interconnect."""
+    trained = [(one, one.rate) for one in published() if one.mode == "train" and one.rate]
     singles: dict[tuple[object, ...], float] = {}
-    for one in published():
-        if one.n_gpus == 1 and one.rate and one.mode == "train":
-            singles.setdefault(_setting(one), one.rate)
+    for one, rate in trained:
+        if one.n_gpus == 1:
+            singles.setdefault(_setting(one), rate)
     found: dict[str, list[float]] = {}
-    for several in published():
+    for several, rate in trained:
         single = singles.get(_setting(several))
         card = catalogue().get(several.card_id)
-        if several.n_gpus > 1 and several.rate and single and card and several.mode == "train":
-            added = (several.rate / single - 1) / (several.n_gpus - 1)
+        if several.n_gpus > 1 and single and card:
+            added = (rate / single - 1) / (several.n_gpus - 1)
             for key in (card.card_id, interconnect(card)):
                 found.setdefault(key, []).append(added)
     return {key: sorted(values) for key, values in found.items()}

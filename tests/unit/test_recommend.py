@@ -19,6 +19,7 @@ from gpubench.job import Job, get_model
 from gpubench.predict import Predictor
 from gpubench.prices import Price, load_prices
 from gpubench.profile import PARTS, load_profile
+from gpubench.published import Published
 from gpubench.recommend import JOB, Question, needs_of, recommend, steps_of, ways_to_fit
 from gpubench.suite import load_suite
 from gpubench.workload import Work, parse_case_id
@@ -252,6 +253,55 @@ def test_scaling_is_what_others_published_and_nvlink_between_all_cards_scales_be
     assert scaling.efficiency(get_card("rtx-a6000"), 1)[0].deviation == 0
 
 
+def published_result(card_id, count, rate, **different):
+    return replace(
+        Published(
+            source="somebody: a table",
+            source_date="2024",
+            card_id=card_id,
+            n_gpus=count,
+            software="torch",
+            workload="resnet50",
+            precision="fp16",
+            mode="train",
+            batch=64 * count,
+            metric="throughput",
+            value=rate,
+            unit="images/s",
+            notes="",
+            licence="MIT",
+        ),
+        **different,
+    )
+
+
+def test_scaling_compares_like_with_like_and_a_cards_own_results_come_first(monkeypatch):
+    plain, other = "geforce-rtx-4090", "geforce-rtx-4080"  # neither has NVLink
+    results = [
+        published_result(plain, 1, 100.0),
+        published_result(plain, 2, 180.0),
+        published_result(plain, 2, 200.0, mode="infer"),
+        published_result(plain, 2, 400.0, batch=64),  # half as much on each card
+        published_result(plain, 2, 500.0, software="other"),
+        published_result(other, 1, 50.0),
+        published_result(other, 3, 110.0),
+    ]
+    monkeypatch.setattr(scaling, "published", lambda: results)
+    scaling._added.cache_clear()
+    try:
+        shares = {
+            card_id: scaling.efficiency(get_card(card_id), 2)[0].value
+            for card_id in (plain, other, "geforce-rtx-4070")
+        }
+        with pytest.raises(LookupError, match="NVLink between all cards"):
+            scaling.efficiency(get_card("nvidia-h100-sxm5"), 2)
+    finally:
+        scaling._added.cache_clear()
+    assert shares[plain] == pytest.approx(0.9)  # 0.8 of a card more
+    assert shares[other] == pytest.approx(0.8)  # 1.2 cards more for two
+    assert shares["geforce-rtx-4070"] == pytest.approx(0.85)  # the median of both
+
+
 # prices ----------------------------------------------------------------------------------------
 
 
@@ -462,8 +512,9 @@ def test_a_failed_case_takes_a_card_out_and_is_not_filled_by_the_model():
     assert rows[0]["case_id"] not in answer.options["geforce-rtx-4090"].candidate.rates
 
 
-def test_virtual_rows_change_nothing():
-    rows = measured_rows("geforce-rtx-3090", 50.0, provenance="virtual")
+@pytest.mark.parametrize("provenance", ["virtual", "modelled", "published"])
+def test_rows_that_were_not_measured_change_nothing(provenance):
+    rows = measured_rows("geforce-rtx-3090", 50.0, provenance=provenance)
     plain, fooled = ask(cards=("*3090", "*4090")), ask(rows=rows, cards=("*3090", "*4090"))
     assert names(plain.ranking.scored) == names(fooled.ranking.scored)
     for one, other in zip(plain.ranking.scored, fooled.ranking.scored, strict=True):
