@@ -11,6 +11,7 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
 from importlib import import_module
 from keyword import iskeyword
@@ -67,6 +68,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status. No traceback for what a user can cause."""
     words = sys.argv[1:] if argv is None else argv
+    open_what_is_closed()
+    if argv is None:
+        end_as_by_interruption()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without our signs gets others
             stream.reconfigure(errors="replace")
@@ -91,6 +95,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(errors.CannotWrite(f"standard output can't be written: {error.strerror}"))
         return errors.EXIT_USAGE
     return status
+
+
+def open_what_is_closed() -> None:
+    """Standard streams for a caller that closed them: else a file or pipe takes their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: the closed one
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
+
+
+def end_as_by_interruption() -> None:
+    """A scheduler's end and a closed terminal are as Ctrl-C: kept is kept, nothing is left over."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not under nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def printable(text: str) -> str:

@@ -173,7 +173,8 @@ def _commit(name: str, text: str, place: Path, stack: ExitStack) -> Side:
     if root is None:
         raise EnvironmentRefused(f"{text}: this repository has no files", "stand in a checkout")
     # First the removal, then what is to be removed: an interruption may come between.
-    stack.callback(_git, root, "worktree", "remove", "--force", str(place))
+    # Twice forced, since git locks a worktree as long as it is making it.
+    stack.callback(_git, root, "worktree", "remove", "--force", "--force", str(place))
     _check_out(root, text, place)
     if text in WORKTREE:
         try:

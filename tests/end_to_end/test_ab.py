@@ -79,7 +79,8 @@ def test_what_can_not_run_is_refused_as_its_own_process_says(files, arguments, s
     assert not (files / "results").exists()
 
 
-def test_an_interruption_keeps_whole_pairs_and_prints_their_verdict(files):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_keeps_whole_pairs_and_prints_their_verdict(files, kind):
     command = [sys.executable, "-m", "gpubench", "ab", "a.py", "b.py", "--trials", "50"]
     running = subprocess.Popen(
         [*command, "--device", DEVICE],
@@ -93,7 +94,7 @@ def test_an_interruption_keeps_whole_pairs_and_prints_their_verdict(files):
         if line.startswith("[pair 2 of 50"):
             break
     time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(kind)
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "square" in stdout

@@ -287,6 +287,18 @@ def test_a_reader_that_closes_the_pipe_early_is_no_error():
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed_change_nothing_of_a_run(tmp_path, closed):
+    command = f"{sys.executable} -m gpubench run --only memory --device virtual:tesla-t4 {closed}"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} --format json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "results").iterdir())) == 1
+    if ">&-" not in closed.split():
+        assert json.loads(done.stdout)["kind"] == "results"
+
+
 def test_colour_is_not_forced_on_a_pipe(virtual):
     assert "\x1b" not in gpubench("show", virtual).stdout
 

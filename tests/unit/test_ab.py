@@ -161,6 +161,14 @@ def test_no_worktree_outlasts_an_error(checkout, tmp_path, error):
     assert git(checkout, "status", "--porcelain") == ""
 
 
+def test_a_worktree_that_git_was_still_making_goes_too(checkout, tmp_path):
+    with sides.made_ready(("v1", "main"), tmp_path / "temporary"):
+        git(
+            checkout, "worktree", "lock", "--reason=initializing", str(tmp_path / "temporary" / "a")
+        )
+    assert len(worktrees(checkout)) == 1
+
+
 def test_the_first_worktree_goes_where_the_second_is_refused(checkout, tmp_path):
     (tmp_path / "temporary" / "b").mkdir(parents=True)
     (tmp_path / "temporary" / "b" / "in the way").touch()
