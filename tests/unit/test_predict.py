@@ -333,11 +333,13 @@ def test_a_slow_result_makes_the_same_step_slower_on_other_cards_and_surer():
 
 def test_a_result_moves_a_term_by_its_share_of_the_surprise():
     """The rule of normal distributions: covariance over variance, times what was unexpected."""
-    learnt, effect = SHIPPED.efficiencies, ("operation", "gemm")
+    learnt, effect = dataclasses.replace(SHIPPED.efficiencies, noise=0.5), ("operation", "gemm")
     (seen,) = evidence.measured([row()])
     log, slope = learnt.log_seconds(seen)
     surprise = 0.05
-    after = SHIPPED.with_measured([row(seconds=math.exp(log + surprise))]).efficiencies
+    after = efficiency.updated(
+        learnt, [dataclasses.replace(seen, seconds=math.exp(log + surprise))]
+    )
     spread = learnt.variance(slope)
     both = learnt.variance(slope | {effect: slope[effect] + 1.0})
     covariance = (both - spread - learnt.variance({effect: 1.0})) / 2
