@@ -9,7 +9,7 @@ from gpubench.evidence import operation_of
 from gpubench.predict import Predictor
 from gpubench.render import Column
 from gpubench.suite import Suite
-from gpubench.workload import Case, Work, get_workload
+from gpubench.workload import Case, Work, all_workloads
 
 #: bytes of device memory that CUDA's context and libraries take beside a case's own
 RESERVED_BYTES = 2**30
@@ -19,12 +19,17 @@ MEMORY_BOUND_INTENSITY = 4.0
 
 def rows(cards: Sequence[Card], suite: Suite, predictor: Predictor) -> list[dict[str, Any]]:
     """A row for each card and case: seconds with 80 % bounds, or why there are none."""
-    return [_row(card, case, predictor) for card in cards for case in suite.cases]
+    known = all_workloads()  # once: it looks through folders
+    works = [known[case.workload].work(dict(case.params)) for case in suite.cases]
+    return [
+        _row(card, case, work, predictor)
+        for card in cards
+        for case, work in zip(suite.cases, works, strict=True)
+    ]
 
 
-def _row(card: Card, case: Case, predictor: Predictor) -> dict[str, Any]:
+def _row(card: Card, case: Case, work: Work | None, predictor: Predictor) -> dict[str, Any]:
     params = dict(case.params)
-    work = get_workload(case.workload).work(params)
     row: dict[str, Any] = {
         "card_id": card.card_id,
         "card": card.name,

@@ -164,6 +164,22 @@ def test_a_generation_that_no_result_speaks_of_is_less_sure():
     assert width("nvidia-h100-sxm5") > width("nvidia-a100-pcie-40gb")
 
 
+def test_what_no_result_speaks_of_keeps_its_full_width():
+    learnt = SHIPPED.efficiencies
+    for name in ("source", "series"):
+        assert learnt.variance({(name, "unheard of", ""): 2.0}) == pytest.approx(
+            (2 * learnt.widths[name]) ** 2
+        )
+
+
+def test_training_moves_at_least_what_the_leanest_network_does():
+    declared = Work(flops=1e12, bytes=1e6)
+    assert evidence.complete(declared, "fp16", "cnn").bytes == pytest.approx(2 * 2e-3 * 1e12)
+    assert evidence.complete(declared, "fp16", "gemm").bytes == 1e6
+    more = Work(flops=1e12, bytes=1e12)
+    assert evidence.complete(more, "fp16", "cnn").bytes == 1e12
+
+
 # what is asked wrongly ----------------------------------------------------------------------------
 
 
@@ -315,6 +331,23 @@ def test_a_slow_result_makes_the_same_step_slower_on_other_cards_and_surer():
     assert "measured" not in SHIPPED.basis
 
 
+def test_a_result_moves_a_term_by_its_share_of_the_surprise():
+    """The rule of normal distributions: covariance over variance, times what was unexpected."""
+    learnt, effect = dataclasses.replace(SHIPPED.efficiencies, noise=0.5), ("operation", "gemm")
+    (seen,) = evidence.measured([row()])
+    log, slope = learnt.log_seconds(seen)
+    surprise = 0.05
+    after = efficiency.updated(
+        learnt, [dataclasses.replace(seen, seconds=math.exp(log + surprise))]
+    )
+    spread = learnt.variance(slope)
+    both = learnt.variance(slope | {effect: slope[effect] + 1.0})
+    covariance = (both - spread - learnt.variance({effect: 1.0})) / 2
+    share = covariance / (spread + learnt.noise_of(seen))
+    moved = after.value(effect) - learnt.value(effect)
+    assert moved == pytest.approx(share * surprise, rel=0.05)
+
+
 def test_one_measured_card_makes_others_of_its_generation_nearer_than_strangers():
     slow = SHIPPED.with_measured([row(seconds=1.5 * gemm_on(SHIPPED, "geforce-rtx-4090").seconds)])
     moved = {
@@ -342,7 +375,7 @@ def test_what_says_nothing_about_a_card_is_not_learnt_from(changes):
 
 
 def test_trials_count_once_with_their_median():
-    trials = [row(seconds=seconds) for seconds in (0.01, 0.03, 0.011)]
+    trials = [row(seconds=seconds) for seconds in (0.01, 0.03, 0.011, 0.009, 0.04)]
     (found,) = evidence.measured(trials)
     assert found.seconds == 0.011
 
