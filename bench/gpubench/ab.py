@@ -65,7 +65,13 @@ def opened(request: Request) -> Iterator["Interleaved"]:
     """
     if Path(request.output).suffix == ".parquet" or Path(request.output).is_file():
         raise UsageError(f"-o {request.output} is not a folder", "two files are kept: give -o DIR")
-    with TemporaryDirectory(prefix="gpubench-ab-", ignore_cleanup_errors=True) as name:
+    try:
+        temporary = TemporaryDirectory(prefix="gpubench-ab-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise EnvironmentRefused(
+            f"there is no temporary folder: {error}", "let TMPDIR name one that can be written"
+        ) from error
+    with temporary as name:
         folder = Path(name)
         with made_ready(request.given, folder) as sides:
             flags = ["--suite", _suite(request, sides[0].kind, folder), "--device", request.device]

@@ -156,7 +156,11 @@ def keep(calibration: Calibration) -> Path:
         CannotWrite: no space or no permission.
         EnvironmentRefused: this user has no home.
     """
-    path = _path(calibration.host_hash, calibration.card_id)
+    remedy = "set XDG_CONFIG_HOME to a folder that can be written"
+    try:
+        path = _path(calibration.host_hash, calibration.card_id)
+    except RuntimeError as error:  # this user has no home
+        raise CannotWrite(f"a calibration has no place: {error}", remedy) from error
     content = {"calibration_format": FORMAT} | asdict(calibration)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -164,9 +168,7 @@ def keep(calibration: Calibration) -> Path:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
-        raise CannotWrite(
-            f"{path}: {error.strerror}", "set XDG_CONFIG_HOME to a folder that can be written"
-        ) from error
+        raise CannotWrite(f"{path}: {error.strerror}", remedy) from error
     return path
 
 

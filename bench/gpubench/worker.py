@@ -71,18 +71,13 @@ class Worker:
         Raises:
             EnvironmentRefused, UsageError: the device can't be opened, as the worker says.
         """
-        # spawn: a forked child of a process that has touched CUDA can't use it.
-        context = multiprocessing.get_context("spawn")
-        self._log = tempfile.NamedTemporaryFile(prefix="gpubench-worker-", suffix=".log")  # noqa: SIM115
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=serve,
-            args=(theirs, device, self._log.name),
-            kwargs={"identify": identify, "trial": trial},
-            daemon=True,
-        )
-        self._process.start()
-        theirs.close()
+        try:
+            self._start(device, identify=identify, trial=trial)
+        except OSError as error:
+            raise EnvironmentRefused(
+                f"no measuring process can be started: {error}",
+                "stand in a folder that exists, and let TMPDIR name one that can be written",
+            ) from error
         hello = self._receive(STARTUP_TIMEOUT_S)
         if isinstance(hello, Refusal):
             self.stop()
@@ -97,6 +92,20 @@ class Worker:
                 "`gpubench devices` shows what is here",
             )
         self.environment: dict[str, Any] = hello.environment
+
+    def _start(self, device: str, *, identify: bool, trial: int) -> None:
+        # spawn: a forked child of a process that has touched CUDA can't use it.
+        context = multiprocessing.get_context("spawn")
+        self._log = tempfile.NamedTemporaryFile(prefix="gpubench-worker-", suffix=".log")  # noqa: SIM115
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve,
+            args=(theirs, device, self._log.name),
+            kwargs={"identify": identify, "trial": trial},
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
 
     def forecast(self, cases: list[Case], step_limit_s: float) -> list[Forecast]:
         """Ask what is expected of the cases."""
@@ -127,7 +136,8 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)  # type: ignore[arg-type]  # started above
         self._process.kill()
         self._process.join()
-        self._log.close()
+        with suppress(FileNotFoundError):  # somebody has cleared the temporary folder
+            self._log.close()
 
     def _receive(self, timeout_s: float) -> object:
         """The next message; None when the process died, TimeoutError (returned) when it is late."""
@@ -148,7 +158,9 @@ class Worker:
             how = f"killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
                 how += ", most often the system running out of memory"
-        lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-3:]
+        lines: list[str] = []
+        with suppress(FileNotFoundError):
+            lines = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-3:]
         words = f": {' | '.join(lines)}" if lines else ""
         return environment.without_identity(f"the process died ({how}){words}")[:500]
 
@@ -274,4 +286,7 @@ def _die_with_parent(log_path: str) -> None:
         connection.wait([parent.sentinel])
         with suppress(OSError):
             Path(log_path).unlink()
+        with suppress(OSError, AttributeError):
+            if os.getpgrp() == os.getpid():  # as `stop`: what a workload started ends, too
+                os.killpg(0, signal.SIGKILL)
         os._exit(1)

@@ -311,3 +311,28 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     ):
         done = gpubench(*verb)
         refused(done, 2, "file")
+
+
+@pytest.mark.parametrize("verb", ["export --to csv -o", "report -o", "history --html"])
+def test_no_verb_writes_text_over_a_result_file(tmp_path, make_record, verb):
+    path = tmp_path / "precious.parquet"
+    Writer(path, [make_record()])
+    before = path.read_bytes()
+    name, *flags = verb.split()
+    refused(gpubench(name, path, *flags, path), 2, "the name of a result file")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--trials", "--first-trial"])
+@pytest.mark.parametrize("number", ["9" * 12, "9" * 5000, "²", "100001"])
+def test_a_number_of_trials_beyond_reason_is_refused(tmp_path, flag, number):
+    refused(gpubench("run", flag, number, cwd=tmp_path), 2, "whole number")
+
+
+def test_a_run_from_a_folder_that_is_gone_is_one_clear_error(tmp_path):
+    (tmp_path / "gone").mkdir()
+    command = f"rmdir ../gone; exec {sys.executable} -m gpubench run --device virtual:tesla-t4"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True
+    )
+    refused(done, 4, "no measuring process can be started")

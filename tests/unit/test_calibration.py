@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,17 @@ def test_a_folder_that_can_not_be_written_is_refused_with_a_remedy(monkeypatch, 
         keep(LEARNT)
     assert "XDG_CONFIG_HOME" in caught.value.remedy
     assert kept("h0st", "a-card") is None
+
+
+def test_a_user_without_a_home_is_told_where_to_keep_it(monkeypatch):
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(CannotWrite, match="home") as caught:
+        keep(LEARNT)
+    assert "XDG_CONFIG_HOME" in caught.value.remedy
 
 
 names = st.one_of(st.text(max_size=200), st.sampled_from(["../../up", "/etc/x", "..", "a\0b", ""]))

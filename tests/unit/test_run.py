@@ -276,6 +276,48 @@ def alive(pid):
         return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+LEAKY = """
+import subprocess, time
+from pathlib import Path
+from gpubench.workload import Prepared, workload
+
+@workload(version=1, n=[1])
+def leaky(device, n):
+    child = subprocess.Popen(["sleep", "600"])
+    Path(__file__).with_name("child.txt").write_text(f"{child.pid} ")
+    return Prepared(step=lambda: time.sleep(600))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="reads process states from /proc")  # noqa: PTH110
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="reads process states from /proc")  # noqa: PTH110
+def test_a_killed_run_leaves_nothing_that_a_workload_started(tmp_path, monkeypatch):
+    (tmp_path / "workloads").mkdir()
+    (tmp_path / "workloads" / "leaky.py").write_text(LEAKY)
+    (tmp_path / "leaky.toml").write_text('[[case]]\nworkload = "leaky"\n')
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path))
+    command = [sys.executable, "-m", "gpubench", "run", "--suite", "leaky.toml", "--device", "cpu"]
+    run = subprocess.Popen(command, cwd=tmp_path)
+    child, deadline = tmp_path / "workloads" / "child.txt", time.monotonic() + 60
+    while time.monotonic() < deadline and not (child.exists() and child.read_text()[-1:] == " "):
+        time.sleep(0.1)
+    run.kill()
+    run.wait()
+    started = int(child.read_text())
+    while time.monotonic() < deadline and alive(started):
+        time.sleep(0.1)
+    assert not alive(started)
+
+
+def test_clearing_the_temporary_folder_costs_a_run_nothing(suite, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    execution = Execution(Request(suite, CARD), str(tmp_path / "out"))
+    for _ in execution:
+        for log in tmp_path.glob("gpubench-worker-*"):
+            log.unlink()
+    assert len(execution.records) == len(suite.cases)
+
+
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="reads process states from /proc")  # noqa: PTH110
 def test_a_killed_run_leaves_no_process_behind_and_a_readable_file(tmp_path):
     """SIGKILL gives the parent no time to clean up: the worker has to notice by itself."""

@@ -3,6 +3,8 @@
 import argparse
 
 FORMATS = ("table", "json", "csv", "markdown")
+#: of trials; numbers beyond take memory before anything is measured, or fit no column
+MOST = 100_000
 
 
 def add_format(sub: argparse.ArgumentParser) -> None:
@@ -37,13 +39,6 @@ def add_profile(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
 def amount(text: str) -> float:
     """A number above zero: ``1000``, ``0.15`` or ``1e8``."""
     try:
@@ -53,6 +48,21 @@ def amount(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
     return value
+
+
+def positive(text: str, least: int = 1) -> int:
+    """A whole number from ``least``."""
+    if not (text.isdecimal() and len(text) < 10 and least <= int(text) <= MOST):
+        shown = f"{text[:20]!r} is not a whole number from {least} to {MOST:,}"
+        raise argparse.ArgumentTypeError(shown)
+    return int(text)
+
+
+def no_result(text: str) -> str:
+    """A file for text or a page: a slip must not put one in the place of results."""
+    if text.endswith(".parquet"):
+        raise argparse.ArgumentTypeError(f"{text!r} is the name of a result file")
+    return text
 
 
 def share(text: str) -> float:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from gpubench import errors
-from gpubench.verbs._flags import add_format, add_min_effect, time_span
+from gpubench.verbs._flags import add_format, add_min_effect, positive, time_span
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -63,6 +63,4 @@ def call(arguments: argparse.Namespace) -> int:
 
 def pairs(text: str) -> int:
     """A whole number from 3: fewer pairs say nothing about the spread between them."""
-    if not text.isdigit() or int(text) < 3:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 3")
-    return int(text)
+    return positive(text, least=3)

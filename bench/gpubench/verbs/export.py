@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gpubench import errors
-from gpubench.verbs._flags import add_results
+from gpubench.verbs._flags import add_results, no_result
 
 # As exchange.FORMATS, which costs pandas to import.
 FORMATS = ("pytest-benchmark", "csv")
@@ -15,7 +15,9 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Flags of ``export``."""
     add_results(sub)
     sub.add_argument("--to", required=True, choices=FORMATS, help="what to make of them")
-    sub.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    sub.add_argument(
+        "-o", "--output", type=no_result, metavar="FILE", help="default: standard output"
+    )
 
 
 def call(arguments: argparse.Namespace) -> int:

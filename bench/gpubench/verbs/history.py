@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gpubench import errors
-from gpubench.verbs._flags import add_format, add_min_effect, add_results
+from gpubench.verbs._flags import add_format, add_min_effect, add_results, no_result
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -16,7 +16,9 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "--only", action="append", default=[], metavar="GLOB", help="cases or workloads"
     )
     add_min_effect(sub)
-    sub.add_argument("--html", metavar="FILE", help="write the page with the figure too")
+    sub.add_argument(
+        "--html", type=no_result, metavar="FILE", help="write the page with the figure too"
+    )
     sub.add_argument(
         "--fail-on", choices=("slower",), help="exit 1 if the last change of any case is this"
     )

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gpubench import errors
-from gpubench.verbs._flags import add_profile, add_results
+from gpubench.verbs._flags import add_profile, add_results, no_result
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "-o",
         "--output",
+        type=no_result,
         default="reports/index.html",
         metavar="FILE",
         help="default: reports/index.html",
