@@ -622,8 +622,13 @@ def test_it_answers_without_torch_pandas_and_scipy():
 def test_a_strangers_text_cannot_drive_the_terminal(tmp_path, capsys):
     path = tmp_path / "evil\x1b[31m.csv"
     path.write_text("card_id,price_usd\ngeforce-rtx-4090,1000\n")
-    _, out, _ = run(capsys, "--prices", str(path))
-    assert "\x1b" not in out
+    profile = tmp_path / "evil\x1b[31m.toml"
+    profile.write_text(GOOD)
+    for words in (["--prices", str(path)], ["--profile", str(profile)]):
+        status, out, _ = run(capsys, *words)
+        assert status == 0
+        assert "evil" in out
+        assert "\x1b" not in out
 
 
 def test_needs_of_a_job_are_its_own_and_not_the_profiles():
