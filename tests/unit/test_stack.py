@@ -28,6 +28,7 @@ TORCH_2_8 = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "c
         (["sm_100"], (12, 0), False),
         (["sm_80", "compute_90"], (12, 0), True),  # PTX is compiled for all later cards
         (["compute_90"], (8, 9), False),
+        (["compute_90"], (9, 0), True),
         (["sm_90a"], (9, 0), True),
         (["sm_100a"], (10, 3), False),  # of that chip alone
         (["sm_100f"], (10, 3), True),  # of its family

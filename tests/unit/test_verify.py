@@ -82,6 +82,15 @@ def test_every_planted_fault_is_found_by_the_check_that_it_is_for(tmp_path):
     assert bundle.exists()  # the faults are what is to be sent
 
 
+def test_what_a_finding_quotes_of_this_machine_stays_out_of_the_bundle(tmp_path):
+    quoted = f"no {tmp_path}/libcuda.so on {socket.gethostname()}"
+    found = verify.Verification("cpu", [verify.problem(quoted)])
+    text = zipfile.ZipFile(verify.write_bundle(found, str(tmp_path))).read("findings.json").decode()
+    assert "libcuda.so" in text
+    assert str(tmp_path) not in text
+    assert socket.gethostname() not in text
+
+
 @pytest.mark.parametrize(
     ("error", "state"), [(0.95, "problem"), (0.99, "ok"), (1.0, "ok"), (1.05, "problem")]
 )
@@ -308,18 +317,18 @@ def test_a_check_that_fails_is_a_fault_without_the_names_of_this_machine(tmp_pat
 # --- other timers -------------------------------------------------------------------------------
 
 
-def test_both_timers_have_every_round_and_take_turns_in_going_first():
+def test_both_timers_have_every_round_and_take_turns_in_going_first(monkeypatch):
     order = []
     device = open_device(CARD)
     step = verify._prepared(device, *verify.COPY).step
-    monkey = timers.OtherTimer("other", lambda step: order.append("theirs") or 1.0)
-    ours = timers.by_us
-    try:
-        timers.by_us = lambda device, step, *, cold: order.append("ours") or 2.0
-        found = timers.turns(device, step, monkey, rounds=4)
-    finally:
-        timers.by_us = ours
-    assert found == [(2.0, 1.0)] * 4
+    other = timers.OtherTimer("other", lambda step: order.append("theirs") or 1.0, cold=True)
+
+    def ours(device, step, *, cold):
+        order.append("ours" if cold else "ours, and not as cold as theirs")
+        return 2.0
+
+    monkeypatch.setattr(timers, "by_us", ours)
+    assert timers.turns(device, step, other, rounds=4) == [(2.0, 1.0)] * 4
     assert order == ["ours", "theirs", "theirs", "ours"] * 2
 
 
