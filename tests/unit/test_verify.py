@@ -28,7 +28,15 @@ TINY = suite.Suite(
     (
         Case("gemm", (("shape", "4096x4096x4096"), ("precision", "fp32"))),
         Case("memory", (("operation", "copy"), ("mib", 256), ("precision", "fp32"))),
-        Case("reduction", (("implementation", "torch"), ("n", 2**20), ("precision", "fp32"))),
+        Case(
+            "reduction",
+            (
+                ("operation", "sum"),
+                ("implementation", "torch"),
+                ("n", 2**20),
+                ("precision", "fp32"),
+            ),
+        ),
     ),
     budget_s=0.2,
 )
@@ -59,7 +67,8 @@ def test_a_sound_device_has_no_fault_and_its_bundle_names_nobody(tmp_path):
     assert [record.status for record in store.read_records(str(tmp_path / "r.parquet"))] == [
         "ok"
     ] * len(TINY.cases)
-    for secret in (socket.gethostname(), getpass.getuser(), str(Path.home()), str(tmp_path)):
+    names = [name for name in (socket.gethostname(), getpass.getuser()) if len(name) > 4]
+    for secret in (*names, f"{Path.home()}/", str(tmp_path)):
         assert secret not in text
         assert secret.encode() not in (tmp_path / "r.parquet").read_bytes()
 
@@ -82,13 +91,14 @@ def test_every_planted_fault_is_found_by_the_check_that_it_is_for(tmp_path):
     assert bundle.exists()  # the faults are what is to be sent
 
 
-def test_what_a_finding_quotes_of_this_machine_stays_out_of_the_bundle(tmp_path):
-    quoted = f"no {tmp_path}/libcuda.so on {socket.gethostname()}"
+def test_what_a_finding_quotes_of_this_machine_stays_out_of_the_bundle(tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "somebodys-machine")
+    quoted = f"no {tmp_path}/libcuda.so on somebodys-machine"
     found = verify.Verification("cpu", [verify.problem(quoted)])
     text = zipfile.ZipFile(verify.write_bundle(found, str(tmp_path))).read("findings.json").decode()
     assert "libcuda.so" in text
     assert str(tmp_path) not in text
-    assert socket.gethostname() not in text
+    assert "somebodys-machine" not in text
 
 
 @pytest.mark.parametrize(
