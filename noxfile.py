@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -318,6 +319,29 @@ def efficiency(session: nox.Session) -> None:
     """Show the share of the quick suite that is spent in timed steps, and where the rest goes."""
     ready("run")
     python(session, "benchmarks/efficiency.py", *session.posargs)
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Plant faults in the CUDA kernels and print which rung of their proof caught which."""
+    ready("run", "test")
+    with tempfile.TemporaryDirectory() as folder:
+        rungs(session, "mutations", folder)
+
+
+@nox.session(name="verification-matrix")
+def verification_matrix(session: nox.Session) -> None:
+    """Compile the CUDA kernels for every architecture; renew the table in docs/verification.md."""
+    ready("run", "test")
+    rungs(session, "matrix")
+
+
+def rungs(session: nox.Session, *arguments: str) -> None:
+    """Run a module of tests/kernels/rungs."""
+    where = {**variables(), "PYTHONPATH": "tests/kernels"}
+    name, *rest = arguments
+    command = (str(PYTHON.relative_to(ROOT)), "-m", f"rungs.{name}", *rest)
+    session.run(*command, env=where, external=True)
 
 
 @nox.session

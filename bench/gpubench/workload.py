@@ -39,7 +39,8 @@ Cache = Literal["cold", "hot"]
 
 # Precisions are named by what the hardware does, bytes by what lies in memory: TF32 reads FP32.
 PRECISION_BYTES: Mapping[str, int] = MappingProxyType(
-    {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1}
+    {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+    | {"int64": 8, "int32": 4, "int8": 1}
 )
 # torch's names; TF32 is FP32 data with a device mode, see Device.mode. FP8 needs scaled products
 # and has no plain tensor type to stand for it.
@@ -50,6 +51,8 @@ TORCH_TYPES: Mapping[str, str] = MappingProxyType(
         "tf32": "float32",
         "fp16": "float16",
         "bf16": "bfloat16",
+        "int64": "int64",
+        "int32": "int32",
         "int8": "int8",
     }
 )

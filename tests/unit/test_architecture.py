@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "record": set(),
     "workload": {"plugins", "errors", "device"},
     "device": {"plugins", "errors", "workload"},
+    "program": {"device", "errors", "stack"},
     "suite": {"plugins", "errors", "workload"},
     "telemetry": {"device", "record"},
     "measure": {"device", "workload", "stats", "telemetry", "errors"},

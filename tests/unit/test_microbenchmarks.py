@@ -1,6 +1,5 @@
 """The microbenchmarks declare the work they do, and their checks let no wrong result pass."""
 
-import ctypes
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from gpubench import plugins
 from gpubench.device import open_device
 from gpubench.errors import Unsupported, UsageError, WrongResult
+from gpubench.program import require_cupy
 from gpubench.workload import PRECISION_BYTES, run_check
 from gpubench.workloads import attention as attention_file
 from gpubench.workloads import conv2d as conv2d_file
@@ -28,7 +28,11 @@ WORKLOADS = {
     "attention": attention_file.attention,
     "memory": memory_file.memory,
     "reduction": reduction_file.reduction,
+    "softmax": plugins.module("kernels", "softmax").softmax,
+    "bias_gelu": plugins.module("kernels", "bias_gelu").bias_gelu,
 }
+SUM = {"operation": "sum", "implementation": "torch"}
+ROWS = {"implementation": "torch", "rows": 300, "columns": 77}
 CONV = {"layer": "conv5_3x3", "batch": 2, "layout": "channels_last", "precision": "fp32"}
 ATTENTION = {"batch": 2, "heads": 2, "sequence": 96, "head_dim": 32, "precision": "fp32"}
 BOTH = {**ATTENTION, "direction": "forward_backward"}
@@ -50,9 +54,13 @@ SMALL = [
     ("attention", {**BOTH, "causal": True, "sequence": 520}),
     ("memory", {"operation": "copy", "mib": 3}),
     ("memory", {"operation": "triad", "mib": 3}),
-    ("reduction", {"implementation": "torch", "n": 0}),
-    ("reduction", {"implementation": "torch", "n": 1}),
-    ("reduction", {"implementation": "torch", "n": 100_003}),
+    ("reduction", {**SUM, "n": 0}),
+    ("reduction", {**SUM, "n": 1}),
+    ("reduction", {**SUM, "n": 100_003}),
+    ("reduction", {**SUM, "operation": "max", "n": 100_003}),
+    ("reduction", {**SUM, "operation": "argmax", "n": 100_003}),
+    ("softmax", ROWS),
+    ("bias_gelu", ROWS),
 ]
 
 
@@ -140,7 +148,10 @@ def test_bytes_are_those_of_each_input_and_output_once(precision):
     assert declared("attention", {**BOTH, "causal": False}) == 8 * tensor
     assert declared("memory", {"operation": "copy", "mib": 5}) == 2 * 5 * 2**20
     assert declared("memory", {"operation": "triad", "mib": 5}) == 3 * 5 * 2**20
-    assert declared("reduction", {"implementation": "torch", "n": 77}) == 77 * size
+    assert declared("reduction", {**SUM, "n": 77}) == 77 * size
+    rows = {"implementation": "torch", "rows": 3, "columns": 5}
+    assert declared("softmax", rows) == 2 * 3 * 5 * size
+    assert declared("bias_gelu", rows) == (2 * 3 + 1) * 5 * size
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -245,6 +256,8 @@ def half_done(target, source):
 
 
 functional = torch.nn.functional
+
+
 FAULTS = {
     "gemm: one element": (
         ("gemm", {"shape": "100x90x80", "precision": "fp32"}),
@@ -311,12 +324,39 @@ FAULTS = {
     ),
     **{
         f"reduction: one element left out, {precision}": (
-            ("reduction", {"implementation": "torch", "n": 10_007, "precision": precision}),
+            ("reduction", {**SUM, "n": 10_007, "precision": precision}),
             (torch.Tensor, "sum", lambda values: values[:-1].double() @ values[:-1].double() ** 0),
         )
-        for precision in ("fp32", "fp64", "int8")
+        for precision in ("fp32", "fp64", "int32")
     },
+    **{
+        f"reduction: {operation} {fault}": (
+            ("reduction", {**SUM, "operation": operation, "n": 10_007, "precision": "fp16"}),
+            (torch.Tensor, operation, wrong),
+        )
+        for operation, fault, wrong in (
+            ("max", "of all but the greatest", lambda values: values.sort().values[-2]),
+            ("max", "not there", lambda values: values.sort().values[-1] * 2),
+            ("argmax", "elsewhere", lambda values: torch.tensor(17)),
+        )
+    },
+    "softmax: over columns": (
+        ("softmax", {**ROWS, "precision": "bf16"}),
+        (torch, "softmax", lambda values, dim: values.float().softmax(0).to(values.dtype)),
+    ),
+    "bias_gelu: another formula": (
+        ("bias_gelu", {**ROWS, "precision": "fp32"}),
+        (torch.nn.functional, "gelu", lambda values: torch.sigmoid(1.702 * values) * values),
+    ),
 }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int32])
+def test_the_index_of_the_last_of_equal_ones_is_caught(dtype):
+    values = torch.tensor([1, 3, 2, 3, 0], dtype=dtype)
+    reduction_file._check_maximum(values, 1, "argmax")
+    with pytest.raises(AssertionError, match="not first"):
+        reduction_file._check_maximum(values, 3, "argmax")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -348,8 +388,14 @@ def test_a_malformed_shape_is_refused_with_the_right_spelling(device, shape):
         ("conv2d", {**CONV, "direction": "forward", "layout": "NHWC"}, "channels_last"),
         ("attention", {**ATTENTION, "causal": False, "direction": "back"}, "forward_backward"),
         ("memory", {"operation": "scale", "mib": 1, "precision": "fp32"}, "triad"),
-        ("reduction", {"implementation": "numpy", "n": 1, "precision": "fp32"}, "cupy"),
-        ("reduction", {"implementation": "torch", "n": -1, "precision": "fp32"}, "0 or more"),
+        ("reduction", {**SUM, "implementation": "numpy", "n": 1, "precision": "fp32"}, "cupy"),
+        ("reduction", {**SUM, "operation": "min", "n": 1, "precision": "fp32"}, "argmax"),
+        ("reduction", {**SUM, "n": -1, "precision": "fp32"}, "0 or more"),
+        ("reduction", {**SUM, "operation": "max", "n": 0, "precision": "fp32"}, "1 or more"),
+        ("softmax", {**ROWS, "columns": 0, "precision": "fp32"}, "1 or more"),
+        ("softmax", {**ROWS, "implementation": "cupy", "precision": "fp32"}, "kernel"),
+        ("bias_gelu", {**ROWS, "rows": 0, "precision": "fp32"}, "1 or more"),
+        ("bias_gelu", {**ROWS, "implementation": "cupy", "precision": "fp32"}, "kernel"),
     ],
 )
 def test_an_unknown_value_is_refused_with_what_there_is(name, params, offer):
@@ -396,70 +442,27 @@ def test_every_kernel_name_is_one_of_torchs():
     assert {name.upper() for name in attention_file.KERNELS.values()} <= set(SDPBackend.__members__)
 
 
-@pytest.mark.parametrize("implementation", ["cupy", "kernel"])
-def test_cupy_is_unsupported_off_nvidia_cards(device, implementation):
-    params = {"implementation": implementation, "n": 10, "precision": "fp32"}
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        *(
+            ("reduction", {**SUM, "implementation": implementation, "n": 10})
+            for implementation in reduction_file.IMPLEMENTATIONS[1:]
+        ),
+        ("softmax", {**ROWS, "implementation": "kernel"}),
+        ("bias_gelu", {**ROWS, "implementation": "kernel"}),
+    ],
+)
+def test_cupy_is_unsupported_off_nvidia_cards(device, name, params):
     with pytest.raises(Unsupported, match="NVIDIA"):
-        prepare(device, "reduction", params)
+        prepare(device, name, {**params, "precision": "fp32"})
 
 
 def test_missing_cupy_is_unsupported_with_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     card = SimpleNamespace(info=SimpleNamespace(backend="cuda"))
     with pytest.raises(Unsupported, match=r"gpubench-suite\[cuda12\].*\[cuda13\]"):
-        reduction_file.require_cupy(card)
-
-
-class FakeCupy:
-    """Stands in for CuPy on the CPU: its kernels add floats through the pointers they get."""
-
-    def __init__(self):
-        self.entered = []
-        self.grids = []
-        self.cuda = SimpleNamespace(ExternalStream=self.stream)
-
-    def stream(self, handle):
-        self.entered.append(handle)
-        return nullcontext()
-
-    def get_function(self, name):
-        assert f"DEFINE_SUM({name}," in reduction_file.SOURCE.read_text(encoding="utf-8")
-
-        def kernel(grid, block, arguments):
-            values, count, sums = arguments
-            self.grids.append((grid, block))
-            array = (ctypes.c_float * count).from_address(values) if count else []
-            share = -(-count // grid[0])
-            out = (ctypes.c_float * grid[0]).from_address(sums)
-            for index in range(grid[0]):
-                out[index] = sum(array[index * share : (index + 1) * share])
-
-        return kernel
-
-
-@pytest.mark.parametrize(("n", "blocks"), [(0, 1), (1, 1), (1024, 1), (1025, 2), (50_000, 12)])
-def test_the_kernel_is_launched_over_the_array_and_then_over_the_blocks_sums(
-    device, monkeypatch, n, blocks
-):
-    fake = FakeCupy()
-    monkeypatch.setattr(reduction_file, "require_cupy", lambda device: None)
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(reduction_file, "compiled", lambda: fake)
-    card = SimpleNamespace(multi_processor_count=3)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=42))
-    params = {"implementation": "kernel", "n": n, "precision": "fp32"}
-    run_check(prepare(device, "reduction", params))
-    threads = (reduction_file.THREADS,)
-    assert fake.grids == [((blocks,), threads), ((1,), threads)]
-    assert fake.entered == [42]
-
-
-def test_the_launch_is_shaped_as_the_kernel_expects():
-    source = reduction_file.SOURCE.read_text(encoding="utf-8")
-    assert f"constexpr int THREADS = {reduction_file.THREADS};" in source
-    assert f"constexpr int BLOCKS = {reduction_file.BLOCKS_PER_MULTIPROCESSOR};" in source
-    assert reduction_file.SOURCE in reduction_file.reduction.sources
+        require_cupy(card)
 
 
 def test_importing_the_workloads_loads_no_heavy_library():
@@ -468,7 +471,8 @@ import sys
 from gpubench import plugins
 for name in ("gemm", "conv2d", "attention", "memory"):
     plugins.module("workloads", name)
-plugins.module("kernels", "reduction")
+for name in ("reduction", "softmax", "bias_gelu"):
+    plugins.module("kernels", name)
 print(*sorted({"torch", "cupy", "numpy", "transformers"} & set(sys.modules)))
 """
     done = subprocess.run(

@@ -1,11 +1,17 @@
 """Which wheels serve which card, for every card of the catalogue and every build of the table."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench import stack
 from gpubench.cards import catalogue
+from gpubench.device import DeviceInfo
+from gpubench.errors import Unsupported
+from gpubench.program import require_cupy
 from gpubench.stack import Stack, build_for, builds, builds_for, runs_on
 
 CARDS = sorted(catalogue())
@@ -28,6 +34,7 @@ TORCH_2_8 = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "c
         (["sm_100"], (12, 0), False),
         (["sm_80", "compute_90"], (12, 0), True),  # PTX is compiled for all later cards
         (["compute_90"], (8, 9), False),
+        (["compute_90"], (9, 0), True),
         (["sm_90a"], (9, 0), True),
         (["sm_100a"], (10, 3), False),  # of that chip alone
         (["sm_100f"], (10, 3), True),  # of its family
@@ -222,6 +229,15 @@ def test_each_fault_of_cupy_is_one_error_with_its_line(different, words, line):
     found = stack.cupy_problem(a_stack(**different))
     assert words in str(found)
     assert found.remedy == line
+
+
+def test_kernels_are_not_run_with_two_cuda_majors_in_one_process(monkeypatch):
+    torch = SimpleNamespace(__version__="2.13.0", version=SimpleNamespace(cuda="13.0"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(stack, "installed_cupy", lambda: {"cupy-cuda12x": "13.6.0"})
+    card = DeviceInfo("cuda:0", "cuda", "A card", "a-card", "Ada", compute_capability="8.9")
+    with pytest.raises(Unsupported, match=r"two CUDA majors.*pip install cupy-cuda13x"):
+        require_cupy(SimpleNamespace(info=card))
 
 
 def test_a_cupy_that_was_built_here_is_taken_for_what_is_here():

@@ -8,6 +8,8 @@ from gpubench.suite import load_suite
 from gpubench.workload import all_workloads
 
 FAMILIES = {"gemm", "conv2d", "attention", "memory", "reduction", "mnist", "bert"}
+# Of one kernel each, and in the full suite only.
+KERNELS = {"softmax", "bias_gelu"}
 
 
 @pytest.mark.parametrize("name", plugins.files("suites", ".toml"))
@@ -33,7 +35,7 @@ def test_full_has_everything_that_quick_has_and_every_value_of_every_axis():
     every = {
         (workload.name, axis, value)
         for workload in all_workloads().values()
-        if workload.name in FAMILIES
+        if workload.name in FAMILIES | KERNELS
         for axis, values in workload.axes.items()
         for value in values
     }
