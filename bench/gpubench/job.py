@@ -27,8 +27,6 @@ OPTIMIZER_WORKSPACE = {"adamw": 4.0, "adamw8bit": 0.0, "sgd": 0.0}
 # (Dettmers et al. 2023, arXiv:2305.14314, section 3).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 MASTER = 4  # bytes of a float32 weight, gradient or sum
-# Log-probabilities, their gradient and that of the logits, all float32, meet in the loss.
-LOSS_TENSORS = 3
 # The driver's context with PyTorch's kernels loaded as needed: "around 400MB" since CUDA 11.7,
 # pytorch/pytorch issue 109888 (published).
 CONTEXT_BYTES = 400e6
@@ -175,14 +173,14 @@ class Job:
         in full, though its kernels skip up to half; what fused attention computes again on the way
         back doesn't count.
         """
-        model, tokens = self.model, self.tokens
+        model, family, tokens = self.model, self.model.family, self.tokens
         attention = 4 * model.layers * tokens * self.sequence * model.queries
         passes = 4 if self.frozen else 6
         flops = passes * (model.block_matrices + model.head_matrices) * tokens
         flops += 6 * self._adapters * tokens + 3 * attention
         if self.checkpointing:
             again = model.block_matrices + self._adapters
-            if model.family.norm_first and not self.frozen:
+            if family.norm_first and not family.dropout and not self.frozen:
                 # torch stops where nothing more is needed: before each block's last product
                 again -= model.layers * model.intermediate * model.hidden
             flops += 2 * again * tokens + attention
@@ -206,14 +204,46 @@ class Job:
         saved = model.layers * self._block_activations() + self._end_activations()
         if self.checkpointing:
             saved += model.layers * self._stream_bytes * model.hidden
-        saved += LOSS_TENSORS * MASTER * model.vocabulary
+        saved += 3 * MASTER * model.vocabulary  # logits, their logarithms, their gradient
         return weights + casts + states + gradients + 2 * saved * self.tokens
 
     @property
     def launches(self) -> float:
-        """Kernels launched in one step: about 60 a block there and back, and the optimizer's."""
-        passes = 4 / 3 if self.checkpointing else 1.0
-        return 60.0 * passes * self.model.layers + 100
+        """Kernels launched in one step, as counted on fake steps: within about 15 %."""
+        return self.model_launches + self._optimizer_launches()
+
+    @property
+    def model_launches(self) -> float:
+        """Those of the forward and the backward pass.
+
+        A trained linear layer takes three products and a bias's sum; autocast casts weight, bias
+        and input, there and back; an adapter adds two layers.
+        """
+        model, family = self.model, self.model.family
+        linear = 3 + (model.bias == "all") + (6 if self.low else 0)
+        if self.frozen:
+            linear += 12 if self.low else 8
+        norms = 2 + (2 if family.query_key_norm else 0)
+        block = (
+            len(model.linear_layers) * linear
+            + norms * (19 if family.rms_norm else 2)  # RMSNorm and its gradient, spelt out
+            + 16  # attention, the activation function, residuals, dropout and sums of gradients
+            + (28 if family.rms_norm else 0)  # rotary positions
+            + (16 if family.python_gelu else 0)
+        )
+        return 12 + block * model.layers * (1.36 if self.checkpointing else 1.0)
+
+    def _optimizer_launches(self) -> float:
+        """The optimizer's step.
+
+        torch's lists of tensors take a kernel for some 50 tensors or 320 chunks of 65,536 values
+        (ATen/native/cuda/MultiTensorApply.cuh); bitsandbytes takes one for each tensor.
+        """
+        tensors = self.model.layers * 2 * (len(self.model.linear_layers) + 1)
+        if self.optimizer == "adamw8bit":
+            return float(tensors)
+        lists = 8 if self.optimizer == "adamw" else 3
+        return lists * max(tensors / 50, self.trained / (320 * 65_536), 1)
 
     # --- memory -----------------------------------------------------------------------------
 
@@ -221,6 +251,7 @@ class Job:
         """The step's peak: the largest of the moments at which one can lie."""
         moments = {
             "the loss": self._at_loss(),
+            "the logits' gradient": self._at_logits(),
             "the first block's way back": self._at_first_block(),
             "the embedding's gradient": self._at_embedding(),
             "the optimizer's step": self._at_optimizer(),
@@ -254,11 +285,29 @@ class Job:
         return NF4_BYTES * model.block_matrices + 2 * rest + MASTER * self._adapters
 
     def _at_loss(self) -> dict[str, float]:
-        """The end of the forward pass: all activations, no gradient but the logits'."""
+        """The end of the forward pass: all activations, logits and their logarithms.
+
+        Autocast keeps its copies of all weights until the forward pass is over, and the loss takes
+        a copy of the logits in float32.
+        """
+        logits = 2 * MASTER + (self._compute_bytes if self.low else 0)
         return {
             "gradients": 0.0,
             "activations": self._kept(),
-            "logits and loss": LOSS_TENSORS * MASTER * self.tokens * self.model.vocabulary,
+            "logits and loss": logits * self.tokens * self.model.vocabulary,
+            "low-precision copies": self._casts(self.model.layers),
+            "workspace": 0.0,
+        }
+
+    def _at_logits(self) -> dict[str, float]:
+        """The start of the backward pass: still all activations, and gradients of the logits.
+
+        Logarithms of probabilities, their gradient and that of the logits are float32.
+        """
+        return {
+            "gradients": 0.0,
+            "activations": self._kept(),
+            "logits and loss": 3 * MASTER * self.tokens * self.model.vocabulary,
             "low-precision copies": 0.0 if self.checkpointing else self._casts(self.model.layers),
             "workspace": 0.0,
         }

@@ -78,8 +78,8 @@ class Storages(TorchDispatchMode):
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):
                 self.watch(tensor)
-        name = function._schema.name.removeprefix("aten::")
-        self.kernels += not function.is_view and not name.startswith(ALLOCATES)
+        space, _, name = function._schema.name.partition("::")
+        self.kernels += space == "aten" and not function.is_view and not name.startswith(ALLOCATES)
         return result
 
 
@@ -154,19 +154,24 @@ class _Expanded(torch.autograd.Function):
 def build(config, job):
     """The transformers model of a configuration, made ready for the job; under FakeTensorMode."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.initialization import no_init_weights
 
     sizes = AutoConfig.for_model(**config, attn_implementation="sdpa", use_cache=False)
     auto = AutoModelForCausalLM if job.model.causal else AutoModelForMaskedLM
     dtype = LOW[job.precision] if job.frozen and job.low else torch.float32
-    model = auto.from_config(sizes, dtype=dtype).train()
-    if job.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with no_init_weights():  # which takes longest, and there are no values
+        model = auto.from_config(sizes, dtype=dtype).train()
+    model.tie_weights()
     if job.frozen:
         model.requires_grad_(requires_grad=False)
         _add_adapters(model, job)
         if job.checkpointing:  # as peft does
             model.enable_input_require_grads()
     return model
+
+
+def _contexts(low):
+    return contextlib.nullcontext(), AsOnCuda(low)
 
 
 def _add_adapters(model, job):
@@ -185,32 +190,61 @@ def _add_adapters(model, job):
 
 
 def measure(config, job, *, attention="fused"):
-    """Fake a step of the job's model and return what it `Measured`.
+    """What one fake step of the job's model takes; see `measure_all`."""
+    return next(measure_all(config, [job], attention=attention))
 
-    ``attention`` is ``fused``, as on a card, or ``math``, whose FLOPs torch can count on a CPU.
+
+def measure_all(config, jobs, *, attention="fused"):
+    """Yield what a fake step of each job takes; the model is built but once.
+
+    The jobs may differ in batch, sequence, checkpointing and, in full training, precision.
+    ``attention`` is ``fused``, as on a card, or ``math``, whose FLOPs torch can count on a CPU; of
+    a fused step they are zero.
     """
     backend = SDPBackend.MATH if attention == "math" else SDPBackend.FLASH_ATTENTION
-    low = LOW.get(job.precision)
-    autocast = torch.autocast("cpu", dtype=low or torch.bfloat16, enabled=low is not None)
     with contextlib.ExitStack() as stack:
         # AdamW computes with its step counters, which have no value here
         stack.enter_context(mock.patch("torch.optim.adam._get_value", return_value=1.0))
+        # nor have positions, in which transformers would find that no mask is needed
+        name = "transformers.masking_utils.find_packed_sequence_indices"
+        stack.enter_context(mock.patch(name, return_value=None))
         stack.enter_context(FakeTensorMode())
         storages = stack.enter_context(Storages())
         stack.enter_context(sdpa_kernel([backend]))
-        model = build(config, job)
-        tokens = torch.zeros(job.batch, job.sequence, dtype=torch.long)
-        optimizer = _optimizer(model, job)
-        storages.peak = storages.now
-        storages.kernels = 0
-        flops = stack.enter_context(FlopCounterMode(display=False))
-        with AsOnCuda(low):
-            with autocast:
-                loss = model(input_ids=tokens, labels=tokens).loss
-            loss.backward()
-        kernels = storages.kernels
-        optimizer.step()
-        return Measured(storages.peak, flops.get_total_flops(), kernels)
+        model = build(config, jobs[0])
+        optimizer = _optimizer(model, jobs[0])
+        for job in jobs:
+            with FlopCounterMode(display=False) if attention == "math" else Uncounted() as flops:
+                yield _step(model, optimizer, job, storages, flops)
+
+
+class Uncounted(contextlib.nullcontext):
+    """Stands for FlopCounterMode, which knows no fused attention of CPUs and takes its time."""
+
+    def __enter__(self):
+        return self
+
+    def get_total_flops(self):
+        return 0
+
+
+def _step(model, optimizer, job, storages, flops):
+    low = LOW.get(job.precision)
+    autocast = torch.autocast("cpu", dtype=low or torch.bfloat16, enabled=low is not None)
+    model.gradient_checkpointing_disable()
+    if job.checkpointing:
+        # function modes are off on the way back, where blocks run again
+        contexts = functools.partial(_contexts, low)
+        model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+    tokens = torch.zeros(job.batch, job.sequence, dtype=torch.long)
+    storages.peak, storages.kernels = storages.now, 0
+    with AsOnCuda(low), autocast:
+        loss = model(input_ids=tokens, labels=tokens).loss
+    loss.backward()
+    kernels = storages.kernels
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Measured(storages.peak, flops.get_total_flops(), kernels)
 
 
 def _optimizer(model, job):

@@ -23,7 +23,7 @@ SMALL = {
     "llama": {
         "model_type": "llama",
         "hidden_size": 512,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "intermediate_size": 1408,
@@ -33,7 +33,7 @@ SMALL = {
     "gpt2": {
         "model_type": "gpt2",
         "n_embd": 512,
-        "n_layer": 4,
+        "n_layer": 3,
         "n_head": 8,
         "vocab_size": 8000,
         "n_positions": 1024,
@@ -41,7 +41,7 @@ SMALL = {
     "qwen3": {
         "model_type": "qwen3",
         "hidden_size": 512,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 3,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "head_dim": 64,
@@ -86,41 +86,51 @@ def small(tmp_path):
 
 # --- memory ---------------------------------------------------------------------------------
 
-CORNERS = [(8, 128), (64, 128), (8, 512), (64, 512)]
+
+@pytest.fixture(scope="module", params=["bert-base", "bert-large"])
+def bert(request, fake):
+    """Jobs at the corners of the gate, and the peak of a fake step of each."""
+    jobs = [
+        Job(get_model(request.param), "full", precision, "adamw", batch, sequence, checkpointing)
+        for batch, sequence in ((8, 128), (64, 512))
+        for precision in ("fp32", "bf16")
+        for checkpointing in (False, True)
+    ]
+    return {
+        job: measured.peak_bytes
+        for job, measured in zip(jobs, fake.measure_all(shipped(request.param), jobs), strict=True)
+    }
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("batch", "sequence"), CORNERS)
-@pytest.mark.parametrize("name", ["bert-base", "bert-large"])
-def test_the_peak_of_training_bert_is_that_of_a_fake_step(
-    fake, name, batch, sequence, precision, checkpointing
-):
-    job = Job(
-        get_model(name),
-        precision=precision,
-        batch=batch,
-        sequence=sequence,
-        checkpointing=checkpointing,
-    )
-    measured = fake.measure(shipped(name), job)
-    assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
+def test_the_peak_of_training_bert_is_that_of_a_fake_step(bert):
+    """The gate is 15 %; what the model reaches is held here, so that no part can go missing."""
+    for job, peak in bert.items():
+        assert job.memory().tensor_bytes == pytest.approx(peak, rel=0.01), job
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("batch", [2, 32])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("part", ["weights", "optimizer states", "activations", "logits and loss"])
+def test_a_part_left_out_would_trip_the_gate(bert, part):
+    """Of each part the job in which it weighs most."""
+    job = max(bert, key=lambda job: job.memory().parts[part] / job.memory().tensor_bytes)
+    memory = job.memory()
+    assert memory.tensor_bytes - memory.parts[part] < (1 - TOLERANCE) * bert[job]
+
+
 @pytest.mark.parametrize(
     ("method", "precision"),
     [("full", "fp32"), ("full", "bf16"), ("lora", "fp32"), ("lora", "bf16"), ("qlora", "bf16")],
 )
 @pytest.mark.parametrize("kind", SMALL)
 def test_the_peak_of_other_models_and_methods_is_that_of_a_fake_step(
-    fake, small, kind, method, precision, checkpointing, batch, optimizer
+    fake, small, kind, method, precision
 ):
-    job = Job(small(kind), method, precision, optimizer, batch, 256, checkpointing)
-    measured = fake.measure(SMALL[kind], job)
-    assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE)
+    jobs = [
+        Job(small(kind), method, precision, "sgd", batch, 256, checkpointing)
+        for batch in (2, 16)
+        for checkpointing in (False, True)
+    ]
+    for job, measured in zip(jobs, fake.measure_all(SMALL[kind], jobs), strict=True):
+        assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE), job
 
 
 # --- work -----------------------------------------------------------------------------------
@@ -154,7 +164,9 @@ def test_flops_of_other_jobs_are_within_one_percent(fake, name, method, checkpoi
 @pytest.mark.parametrize("name", ["bert-base", "gpt2", "llama-1b"])
 def test_launches_are_about_the_operations_that_torch_dispatches(fake, name, precision, method):
     job = Job(get_model(name), method, precision, "adamw", 2, 128)
-    assert job.launches == pytest.approx(fake.measure(shipped(name), job).kernels, rel=0.25)
+    kernels = fake.measure(shipped(name), job).kernels
+    assert job.model_launches == pytest.approx(kernels, rel=0.15)
+    assert job.launches > job.model_launches
 
 
 def test_work_names_tokens_and_the_memory_that_is_needed():
