@@ -195,7 +195,9 @@ class Job:
         passes = 3 if self.checkpointing else 2
         matrices = model.block_matrices + model.head_matrices
         if self.method == "qlora":
-            weights = passes * (model.block_matrices * NF4_BYTES + 2 * model.head_matrices)
+            # bitsandbytes' MatMul4Bit writes each matrix in 16 bit to memory, and the product reads it
+            expanded = NF4_BYTES + 2 * self._compute_bytes
+            weights = passes * (model.block_matrices * expanded + 2 * model.head_matrices)
         else:
             weights = passes * matrices * self._compute_bytes
         casts = 6 * self.trained if self.low else 0  # read in 4 bytes, written in 2
