@@ -40,7 +40,7 @@ MISSING = "gpu_benchmark needs pytest-benchmark: pip install 'gpubench-suite[run
 SIDE_EFFECTS = (
     *("benchmark_save", "benchmark_autosave", "benchmark_json", "benchmark_compare"),
     *("benchmark_compare_fail", "benchmark_histogram", "basetemp", "xmlpath", "htmlpath"),
-    *("report_log", "usepdb", "trace"),
+    *("report_log", "log_file", "pastebin", "usepdb", "trace"),
 )
 
 
@@ -374,36 +374,45 @@ class Session(Fixtures):
     def _fresh_process(self, names: list[str], patience_s: float) -> tuple[dict[str, Any], str]:
         """Measure these tests once more; returns the rows by test and why some are missing."""
         arguments = [str(argument) for argument in self.config.invocation_params.args]
-        with tempfile.TemporaryDirectory(prefix="gpubench-") as folder:
-            path = Path(folder) / "trial.json"
-            path.write_text(json.dumps(names))
-            command = [
-                sys.executable,
-                "-m",
-                "pytest",
-                *arguments,
-                "-o",
-                f"cache_dir={folder}/cache",
-            ]
-            if self.config.pluginmanager.hasplugin("_cov"):
-                command.append("--no-cov")
-            try:
-                done = subprocess.run(
-                    command,
-                    cwd=self.config.invocation_params.dir,
-                    env=os.environ | {TRIAL_FILE: str(path)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
-                    check=False,
-                    timeout=patience_s,
-                )
-            except subprocess.TimeoutExpired:
-                return {}, f"no end after {patience_s:.0f} s"
+        command = [sys.executable, "-m", "pytest", *arguments]
+        hasplugin = self.config.pluginmanager.hasplugin
+        if hasplugin("_cov"):
+            command.append("--no-cov")
+        if hasplugin("logging"):  # the file of this session would be written anew
+            command += ["-o", "log_file="]
+        try:
+            with tempfile.TemporaryDirectory(prefix="gpubench-") as folder:
+                if hasplugin("cacheprovider"):
+                    command += ["-o", f"cache_dir={folder}/cache"]
+                return self._rows_of(command, Path(folder), names, patience_s)
+        except subprocess.TimeoutExpired:
+            return {}, f"no end after {patience_s:.0f} s"
+        except OSError as error:
+            return {}, f"it could not be started: {error}"
+
+    def _rows_of(
+        self, command: list[str], folder: Path, names: list[str], patience_s: float
+    ) -> tuple[dict[str, Any], str]:
+        path, output = folder / "trial.json", folder / "output.txt"
+        path.write_text(json.dumps(names))
+        # Not a pipe: a process that a test leaves behind would hold it open.
+        with output.open("wb") as stream:
+            done = subprocess.run(
+                command,
+                cwd=self.config.invocation_params.dir,
+                env=os.environ | {TRIAL_FILE: str(path)},
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=patience_s,
+            )
+        try:
             rows = json.loads(path.read_text())
-        last = next((line for line in reversed(done.stdout.splitlines()) if line.strip()), "")
+        except ValueError:  # it was ended while it wrote
+            rows = {}
+        lines = output.read_text(errors="replace").splitlines()
+        last = next((line for line in reversed(lines) if line.strip()), "")
         problem = f"exit status {done.returncode}: {last.strip(' =')}"
         return (rows if isinstance(rows, dict) else {}), problem
 

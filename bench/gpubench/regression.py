@@ -27,7 +27,7 @@ from gpubench.render import Column
 #: what two measurements of a test have to share; its source is what is compared
 IDENTITY = ("card_id", "timer", "cache", "provenance")
 #: what a witness has to share to be the same step on both sides
-WITNESS_IDENTITY = ("gpubench_version", "torch")
+WITNESS_IDENTITY = ("gpubench_version", "torch", "threads")
 
 
 @dataclass(frozen=True)

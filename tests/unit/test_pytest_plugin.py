@@ -2,14 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from gpubench import regression
+from gpubench.backends import _witness
 from gpubench.errors import UnreadableResult
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
@@ -417,8 +420,12 @@ def test_a_slower_test_beside_steady_witnesses_stays_slower():
         ({"witness_s": {"a copy": 0.0}}, {"witness_s": {"a copy": 1.2}}),
         ({"witness_s": {"a copy": float("inf")}}, {"witness_s": {"a copy": 1.2}}),
         ({"witness_s": WITNESS, "torch": "2.0"}, {"witness_s": {"a copy": 1.2}, "torch": "2.1"}),
+        (
+            {"witness_s": WITNESS, "threads": 2},
+            {"witness_s": dict.fromkeys(WITNESS, 1.2), "threads": 1},
+        ),
     ],
-    ids=["none before", "none now", "zero", "infinite", "another torch"],
+    ids=["none before", "none now", "zero", "infinite", "another torch", "other threads"],
 )
 def test_where_witnesses_say_nothing_the_times_alone_are_judged(before, after):
     """A step that another torch runs is another step, and dividing by it would hide the change."""
@@ -451,3 +458,85 @@ def test_a_baseline_that_cannot_be_read_leaves_no_gate_open(make_project):
     saved.write_text(newer)
     done = check(project, "--gpubench-baseline", "main")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR, done.stdout + done.stderr
+
+
+# trials under trouble --------------------------------------------------------------------------
+
+LOGGING = """
+import logging
+
+def test_beside():
+    logging.warning("of the first process")
+"""
+HALF_A_FILE = """
+import atexit, os
+from pathlib import Path
+
+if path := os.environ.get("GPUBENCH_PYTEST_TRIAL"):
+    atexit.register(lambda: Path(path).write_text(Path(path).read_text()[:40]))
+"""
+LEFT_BEHIND = """
+import subprocess
+from pathlib import Path
+from gpubench import plugins
+
+def test_beside(gpu_benchmark):
+    gpu_benchmark(plugins.module("backends", "scripted").spend, 1e-3)
+    # What the first process leaves lets go of the output: that is read by who started it.
+    output = None if Path("first").exists() else subprocess.DEVNULL
+    Path("first").touch()
+    left = subprocess.Popen(["sleep", "100"], stdout=output, stderr=output)
+    with Path("left").open("a") as log:
+        log.write(f"{left.pid} ")
+"""
+
+
+def test_a_trial_whose_file_is_cut_short_is_lost_and_the_run_is_saved(make_project):
+    project = make_project()
+    project.write("conftest.py", HALF_A_FILE)
+    done = project.pytest("--benchmark-save=main", "--gpubench-trials", "2")
+    assert done.returncode == 0, done.stdout
+    assert "trial 2: exit status 0" in done.stdout
+    assert len(project.saved) == 1
+
+
+@pytest.mark.parametrize("how", [["--log-file=my.log"], ["-o", "log_file=my.log"]])
+def test_a_trial_leaves_the_log_of_the_first_process_alone(make_project, how):
+    project = make_project()
+    project.write("test_beside.py", LOGGING)
+    assert project.pytest(*how, "--gpubench-trials", "2").returncode == 0
+    assert "of the first process" in (project.folder / "my.log").read_text()
+
+
+def test_a_trial_runs_without_pytests_cache(make_project):
+    project = make_project()
+    done = project.pytest("-p", "no:cacheprovider", "--strict-config", "--gpubench-trials", "2")
+    assert "exit status" not in done.stdout
+
+
+def test_a_process_that_a_test_leaves_behind_holds_no_trial_up(make_project):
+    project = make_project(LEFT_BEHIND)
+    begin = time.monotonic()
+    done = project.pytest("-s", "--gpubench-trials", "2")
+    assert done.returncode == 0
+    took = time.monotonic() - begin
+    for process in (project.folder / "left").read_text().split():
+        os.kill(int(process), signal.SIGKILL)
+    assert took < 60
+
+
+def test_witnesses_that_fail_cost_the_test_nothing(make_project):
+    project = make_project()
+    project.write("backends/scripted.py", BACKEND.replace("lambda: spend", "lambda: 1 / 0 + spend"))
+    assert project.pytest().returncode == 0
+
+
+def test_witnesses_are_the_same_steps_whatever_torchs_default_type():
+    torch = pytest.importorskip("torch", reason="the steps are torch's")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        results = [step() for step in _witness.steps("cpu").values()]
+    finally:
+        torch.set_default_dtype(before)
+    assert {result.dtype for result in results} == {torch.float32}
