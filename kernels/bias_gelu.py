@@ -147,6 +147,6 @@ def bias_gelu(
         torch.testing.assert_close(step()[spread].double(), expected, rtol=0.0, atol=error)
 
     def another() -> Callable[[], Any]:
-        return _step(values.clone(), bias, implementation)
+        return _step(values.clone(), bias.clone(), implementation)
 
     return Prepared(step=step, check=check, another=another)

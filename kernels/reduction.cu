@@ -269,7 +269,7 @@ __device__ __forceinline__ State combine_in_shared_memory(State state) {
                 Operation::combine(of_thread[threadIdx.x], of_thread[threadIdx.x + distance]);
         }
     }
-    return of_thread[0];
+    return of_thread[threadIdx.x];  // the first one is thread 0's alone to read
 }
 
 // Thread by thread straight into the result, which the host has set to what the operation starts at.

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rungs import child
+from rungs.programs import PROGRAMS
 
 
 @pytest.fixture(scope="module")
@@ -15,15 +16,20 @@ def complaint(build_all):
         pytest.skip("needs setarch, which fixes addresses for the sanitizers")
     built = {kind: build_all(kind) for kind in ("thread", "address")}
 
-    def climb(mode):
+    def climb(mode, names):
         paths = built[child.MODES[mode][0]]
-        return child.complaint(mode, {path: name for name, path in paths.items()})
+        return child.complaint(mode, {paths[name]: name for name in names})
 
+    # The thread sanitizer takes 8128 threads in a process; a program has 1024 at most.
+    parts = [list(PROGRAMS)[start::3] for start in range(3)]
     with ThreadPoolExecutor(2) as pool:
-        asked = {mode: pool.submit(climb, mode) for mode in ("thread", "blocks", "address")}
-    return lambda mode: asked[mode].result()
+        asked = {
+            mode: [pool.submit(climb, mode, names) for names in parts]
+            for mode in ("thread", "blocks", "address")
+        }
+    return lambda mode: "".join(filter(None, (part.result() for part in asked[mode])))
 
 
 @pytest.mark.parametrize("mode", ["thread", "blocks", "address"])
 def test_the_sanitizer_finds_nothing(complaint, mode):
-    assert complaint(mode) is None, complaint(mode)
+    assert complaint(mode) == ""

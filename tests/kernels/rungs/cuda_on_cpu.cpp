@@ -160,7 +160,6 @@ void give_way() {
 void run() {
     entered(nullptr);
     TSAN(__tsan_acquire(&block_begin));
-    TSAN(if (blocks_are_ordered) __tsan_acquire(&block_end));
     kernel(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]);
     TSAN(__tsan_release(&launch_end));
     TSAN(if (blocks_are_ordered) __tsan_release(&block_end));

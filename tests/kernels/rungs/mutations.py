@@ -115,8 +115,8 @@ MUTATIONS = (
     Mutation(
         name="last pack left out",
         program="reduction sum bf16",
-        old="    for (; i < packs; i += stride())",
-        new="    for (; i < packs - 1; i += stride())",
+        old="for (; next < end; next += THREADS)",
+        new="for (; next + 1 < end; next += THREADS)",
         caught_by="run",
     ),
     Mutation(
@@ -145,8 +145,8 @@ MUTATIONS = (
     Mutation(
         name="integers added up in 32 bits",
         program="reduction sum int32",
-        old="long long to_accumulator(int value)",
-        new="int to_accumulator(int value)",
+        old="return state + to_accumulator(widen(element));",
+        new="return static_cast<int>(state + to_accumulator(widen(element)));",
         caught_by="run",
     ),
     Mutation(
@@ -173,8 +173,8 @@ MUTATIONS = (
     Mutation(
         name="more registers than leave room for all threads",
         program="reduction max fp32",
-        old="__launch_bounds__(THREADS, BLOCKS)\n    vectorized",
-        new="__launch_bounds__(THREADS, 1)\n    vectorized",
+        old="__launch_bounds__(THREADS, Operation::ROOM)",
+        new="__launch_bounds__(THREADS, 1)",
         caught_by="static",
     ),
     Mutation(
