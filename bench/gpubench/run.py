@@ -182,6 +182,8 @@ class Execution:
         self.device = resolve(request.device)
         self.records: list[Record] = store.read_records(resume) if resume else []
         self.path = Path(resume) if resume else None
+        if self.path and self.path.is_symlink():  # writing replaces a file, and would the link
+            self.path = self.path.resolve()
         self._output = output
         self._held = ExitStack()
         self._begun: Path | None = None

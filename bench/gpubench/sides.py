@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -324,7 +324,8 @@ def workloads_of(text: str) -> list[Workload]:
     """
     path = Path(text).absolute()
     try:
-        found = runpy.run_path(str(path)).values()
+        with redirect_stdout(sys.stderr):  # standard output is for the verdicts
+            found = runpy.run_path(str(path)).values()
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"{text} failed on import: {type(error).__name__}: {error}", "mend the file"

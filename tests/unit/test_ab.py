@@ -352,6 +352,15 @@ def test_sources_above_the_files_stay_apart_and_in_the_temporary_folder(tmp_path
     assert sorted(path.name for path in (tmp_path / "temporary").iterdir()) == ["a", "b"]
 
 
+def test_what_a_file_prints_stays_out_of_the_verdicts(tmp_path, monkeypatch, capsys):
+    path = write_workload(tmp_path / "extra" / "workloads" / "loud.py", name="loud")
+    path.write_text("print('loud')\n" + path.read_text())
+    assert sides.workloads_of(str(path))
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path / "extra"))
+    assert "loud" in sides.all_workloads()
+    assert capsys.readouterr().out == ""
+
+
 def test_the_suite_of_two_files_is_what_both_define(tmp_path):
     one, two = tmp_path / "one.py", tmp_path / "two.py"
     write_workload(one)

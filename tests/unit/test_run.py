@@ -202,6 +202,15 @@ def test_a_file_is_not_completed_by_another_device(suite, tmp_path, other):
     assert first.path.read_bytes() == before
 
 
+def test_resuming_through_a_link_completes_the_file_and_keeps_the_link(suite, tmp_path):
+    first, _ = execute(suite, tmp_path, f"{CARD},oom=*")
+    link = tmp_path / "latest.parquet"
+    link.symlink_to(first.path)
+    execute(suite, tmp_path, resume=str(link))
+    assert link.is_symlink()
+    assert len(store.read_records(str(first.path))) == 2 * len(suite.cases)
+
+
 def test_two_runs_cannot_write_one_file(suite, tmp_path):
     first, _ = execute(suite, tmp_path, f"{CARD},oom=*")
     with (
