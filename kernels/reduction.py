@@ -152,7 +152,7 @@ def _start(operation: str, dtype: "torch.dtype") -> float:
 
     if operation != "max":
         return 0
-    return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+    return float("-inf") if dtype.is_floating_point else int(torch.iinfo(dtype).min)
 
 
 def _blocks(values: "torch.Tensor", operation: str) -> int:
@@ -161,8 +161,8 @@ def _blocks(values: "torch.Tensor", operation: str) -> int:
 
     card = torch.cuda.get_device_properties(values.device)
     room = min(card.max_threads_per_multi_processor // THREADS, FEWER_BLOCKS.get(operation, 32))
-    resident = card.multi_processor_count * room
-    return max(1, min(-(-values.nbytes // TILE_BYTES), resident))
+    tiles = -(-int(values.nbytes) // TILE_BYTES)
+    return max(1, min(tiles, int(card.multi_processor_count * room)))
 
 
 def torch_reducer(values: "torch.Tensor", operation: str) -> Callable[[], Any]:

@@ -3,6 +3,7 @@
 ``python -m rungs.matrix`` writes it anew.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rungs import compiling, machine_code
@@ -45,7 +46,9 @@ def with_table(page: str, figures: dict[tuple[str, str], dict[str, Figures]]) ->
 
 def main() -> None:
     compiled = compiling.compile_all(list(PROGRAMS.values()))
-    figures = {key: machine_code.figures(one) for key, one in compiled.items()}
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(machine_code.figures, compiled.values())
+        figures = dict(zip(compiled, found, strict=True))
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
 
 

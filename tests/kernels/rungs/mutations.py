@@ -172,7 +172,7 @@ MUTATIONS = (
     ),
     Mutation(
         name="more registers than leave room for all threads",
-        program="reduction max fp32",
+        program="reduction max fp16",
         old="__launch_bounds__(THREADS, Operation::ROOM)",
         new="__launch_bounds__(THREADS, 1)",
         caught_by="static",
