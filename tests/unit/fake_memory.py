@@ -111,7 +111,11 @@ def _float32(value):
 
 
 class Adapted(nn.Module):
-    """A frozen linear layer with a LoRA adapter of float32, as peft 0.18 adds them."""
+    """A frozen linear layer with a LoRA adapter of float32.
+
+    With those of peft 0.21 the peak and the operations are the same, to the byte; peft itself can't
+    be used, since it moves adapters in a way that fake tensors don't know.
+    """
 
     def __init__(self, base, inputs, outputs, rank):
         super().__init__()

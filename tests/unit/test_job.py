@@ -150,23 +150,47 @@ def test_flops_of_bert_are_those_of_the_textbook():
     assert job.work().flops == expected == pytest.approx(6.84e11, rel=1e-3)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", SMALL)
+def test_flops_of_full_training_are_exactly_those_torch_counts(fake, small, kind):
+    """Checkpointing included, which stops before the last product where nothing needs it."""
+    job = Job(small(kind), "full", "fp32", "adamw", 2, 128)
+    jobs = [job, replace(job, checkpointing=True)]
+    for job, measured in zip(
+        jobs, fake.measure_all(SMALL[kind], jobs, attention="math"), strict=True
+    ):
+        assert job.work().flops == measured.flops
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama-1b"])
-def test_flops_of_other_jobs_are_within_one_percent(fake, name, method, checkpointing):
-    job = Job(get_model(name), method, "bf16", "adamw", 2, 256, checkpointing)
-    measured = fake.measure(shipped(name), job, attention="math")
-    assert job.work().flops == pytest.approx(measured.flops, rel=0.01)
+def test_flops_of_adapters_are_within_one_percent(fake, name):
+    """The first block's inputs have no gradient unless it is checkpointed; that isn't modelled."""
+    job = Job(get_model(name), "lora", "fp32", "adamw", 1, 128)
+    jobs = [job, replace(job, checkpointing=True)]
+    for job, measured in zip(
+        jobs, fake.measure_all(shipped(name), jobs, attention="math"), strict=True
+    ):
+        assert job.work().flops == pytest.approx(measured.flops, rel=0.01)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["bert-base", "gpt2", "llama-1b"])
-def test_launches_are_about_the_operations_that_torch_dispatches(fake, name, precision, method):
-    job = Job(get_model(name), method, precision, "adamw", 2, 128)
-    kernels = fake.measure(shipped(name), job).kernels
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("full", "fp32"), ("full", "bf16"), ("lora", "fp32"), ("lora", "bf16")],
+)
+@pytest.mark.parametrize("kind", SMALL)
+def test_launches_are_about_the_operations_that_torch_dispatches(
+    fake, small, kind, method, precision
+):
+    job = Job(small(kind), method, precision, "adamw", 1, 64)
+    jobs = [job, replace(job, checkpointing=True)]
+    for job, measured in zip(jobs, fake.measure_all(SMALL[kind], jobs), strict=True):
+        assert job.model_launches == pytest.approx(measured.kernels, rel=0.15)
+        assert job.launches > job.model_launches
+
+
+def test_launches_of_bert_are_about_the_operations_that_torch_dispatches(fake):
+    job = Job(get_model("bert-base"), "full", "bf16", "adamw", 1, 64)
+    kernels = fake.measure(shipped("bert-base"), job).kernels
     assert job.model_launches == pytest.approx(kernels, rel=0.15)
-    assert job.launches > job.model_launches
 
 
 def test_work_names_tokens_and_the_memory_that_is_needed():
@@ -222,7 +246,7 @@ def test_a_larger_job_never_needs_less(job):
 @given(JOBS)
 def test_checkpointing_trades_flops_for_memory(job):
     kept, again = replace(job, checkpointing=False), replace(job, checkpointing=True)
-    assert kept.work().flops < again.work().flops < 1.4 * kept.work().flops
+    assert kept.work().flops < again.work().flops < 1.55 * kept.work().flops
     if job.batch * job.sequence > 2000:
         assert again.memory().total_bytes <= kept.memory().total_bytes
 
@@ -248,6 +272,17 @@ def test_eight_bit_states_are_a_quarter_and_a_little():
         for name in ("adamw", "adamw8bit")
     )
     assert full / 4 < eight < 1.02 * full / 4
+
+
+def test_four_bit_weights_are_those_of_the_paper():
+    """4.127 bits a weight (Dettmers et al. 2023, section 3); embeddings and head have 16."""
+    model = get_model("llama-8b")
+    weights = Job(model, "qlora", rank=1).memory().parts["weights"]
+    rest = model.parameters - model.block_matrices
+    adapters = 4 * Job(model, "qlora", rank=1).trained
+    assert weights == pytest.approx(
+        4.127 / 8 * model.block_matrices + 2 * rest + adapters, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
