@@ -195,7 +195,7 @@ class Job:
         passes = 3 if self.checkpointing else 2
         matrices = model.block_matrices + model.head_matrices
         if self.method == "qlora":
-            # bitsandbytes' MatMul4Bit writes each matrix to memory in 16 bit for the product to read
+            # bitsandbytes' MatMul4Bit writes each matrix to memory in 16 bit, for the product
             expanded = NF4_BYTES + 2 * self._compute_bytes
             weights = passes * (model.block_matrices * expanded + 2 * model.head_matrices)
         else:
