@@ -22,6 +22,9 @@ GIB = 2**30
 FIRST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (6, 1), "fp16": (5, 3)}
 _FIRST_NAME = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal", "fp16": "Pascal"}
 
+#: a rate above the peak by more than this can't be: clocks boost above the reference by less
+ABOVE_PEAK = 1.15
+
 # Shares of the peak that large kernels commonly reach, for planning and for the virtual clock
 # only: a nominal figure, no result. Launching a kernel from Python takes about 5 µs.
 NOMINAL_COMPUTE_SHARE = 0.6

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gpubench import evidence
-from gpubench.cards import Card, unsupported_precision
-from gpubench.efficiency import Efficiencies, Observation, fit, updated
+from gpubench.cards import ABOVE_PEAK, Card, unsupported_precision
+from gpubench.efficiency import Effect, Efficiencies, Observation, fit, updated
 from gpubench.errors import UsageError, unknown_name
 from gpubench.estimate import Estimate
 from gpubench.published import Published
@@ -91,10 +91,16 @@ class Predictor:
                 neither operations nor bytes of the work are known.
         """
         asked = _asked(card, work, precision, operation, launches, case)
-        log, slope = self.efficiencies.log_seconds(asked)
+        log, slope = self._log_seconds(asked)
         variance = self.efficiencies.variance(slope) + self.efficiencies.noise_of(asked)
         reach = REACH * math.sqrt(variance)
-        return Prediction(math.exp(log), math.exp(log - reach), math.exp(log + reach), self.basis)
+        low = max(log - reach, log_at_peak(asked) - math.log(ABOVE_PEAK))
+        return Prediction(math.exp(log), math.exp(low), math.exp(log + reach), self.basis)
+
+    def _log_seconds(self, asked: Observation) -> tuple[float, dict[Effect, float]]:
+        """As learnt, but not faster than the peak at the reference clock allows."""
+        log, slope = self.efficiencies.log_seconds(asked)
+        return max(log, log_at_peak(asked)), slope
 
     def ratio(
         self,
@@ -113,7 +119,7 @@ class Predictor:
             UsageError: as `step`.
         """
         (log_a, slope_a), (log_b, slope_b) = (
-            self.efficiencies.log_seconds(_asked(card, work, precision, operation, launches, case))
+            self._log_seconds(_asked(card, work, precision, operation, launches, case))
             for card in (card_a, card_b)
         )
         difference = dict(slope_b)
@@ -142,7 +148,7 @@ class Predictor:
             UsageError: as `step`.
         """
         asked = _asked(card, work, precision, operation, launches, case)
-        log, slope = self.efficiencies.log_seconds(asked)
+        log, slope = self._log_seconds(asked)
         residue = math.sqrt(self.efficiencies.noise_of(asked))
         cause = f"residue {card.card_id} {case} {operation} {precision} {work.flops} {work.bytes}"
         return Estimate(log, self.efficiencies.errors(slope) | {cause: residue})
@@ -161,6 +167,24 @@ class Predictor:
         cards = len({one.card.card_id for one in learnt})
         basis = f"{self.basis} and results measured on {cards} card{'s' * (cards > 1)}"
         return Predictor(updated(self.efficiencies, learnt), basis)
+
+
+def log_at_peak(asked: Observation) -> float:
+    """Logarithm of the seconds at the whole peak or bandwidth; -∞ where that is no floor.
+
+    Only where every operation is done and every byte moved: fast algorithms spare convolutions a
+    part, causal attention skips one, and networks find some bytes in the cache.
+    """
+    operation = asked.operation
+    work, card = asked.work, asked.card
+    amounts = {
+        "gemm": (work.flops or 0.0) / card.peaks[asked.precision],
+        "transformer": (work.flops or 0.0) / card.peaks[asked.precision],
+        "memory": (work.bytes or 0.0) / card.bandwidth,
+        "reduction": (work.bytes or 0.0) / card.bandwidth,
+    }
+    seconds = amounts.get(operation, 0.0)
+    return math.log(seconds) if seconds else -math.inf
 
 
 def _asked(  # the operands of `step`

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from gpubench import render, stats, store
-from gpubench.cards import catalogue
+from gpubench.cards import ABOVE_PEAK, catalogue
 from gpubench.names import case_labels
 from gpubench.record import FAILURES
 from gpubench.render import Column
@@ -28,8 +28,6 @@ SUMMARY = (
     *("half_width", "spread", "throughput", "throughput_unit", "share_of_peak", "flags"),
     *MIDDLES,
 )
-#: a rate above the peak by more than this can't be: clocks boost above the reference by less
-ABOVE_PEAK = 1.15
 #: and above the peak at the clock that was seen by more than its reading may be off
 ABOVE_PEAK_AT_CLOCK = 1.03
 #: multiplications that a 3 × 3 convolution may do without, F(4×4, 3×3) of Lavin and Gray 2016

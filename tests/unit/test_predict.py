@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpubench import cli, efficiency, evidence, modelled
-from gpubench.cards import catalogue, get_card, unsupported_precision
+from gpubench.cards import ABOVE_PEAK, catalogue, get_card, unsupported_precision
 from gpubench.efficiency import Observation
 from gpubench.errors import UsageError
 from gpubench.predict import OPERATIONS, REACH, Predictor
@@ -70,7 +70,8 @@ def test_all_work_k_times_takes_k_times_as_long_but_for_launches(
     assert times.seconds == pytest.approx(k * once.seconds, rel=1e-9)
     assert times.low == pytest.approx(k * once.low, rel=1e-9)
     launched = SHIPPED.step(card, scaled, precision, operation=operation, launches=100)
-    assert launched.seconds > times.seconds
+    assert launched.seconds >= times.seconds  # equal where the card's peak is the floor of both
+    assert launched.high > times.high
 
 
 def better(card, factors):
@@ -145,6 +146,28 @@ def test_a_ratio_is_that_of_the_times_and_surer_than_they_are(a, b, operation, f
     assert math.log(found.high / found.estimate) < apart
     if one == other:
         assert found.low == found.estimate == found.high == 1
+
+
+@given(
+    cards_with_precision(),
+    st.sampled_from(["gemm", "transformer", "memory", "reduction"]),
+    amounts,
+    amounts,
+)
+def test_no_time_is_shorter_than_a_card_can_take(chosen, operation, flops, moved):
+    card, precision = chosen
+    found = SHIPPED.step(card, Work(flops=flops, bytes=moved), precision, operation=operation)
+    products = operation in ("gemm", "transformer")
+    least = flops / card.peaks[precision] if products else moved / card.bandwidth
+    assert found.low * ABOVE_PEAK >= least * (1 - 1e-9)
+
+
+def test_the_shipped_model_alone_would_be_faster_than_a_card_can_be():
+    """Else the floor under its bounds would do nothing."""
+    card, work = get_card("geforce-rtx-3060-12gb"), Work(flops=1e14, bytes=1e9)
+    found = SHIPPED.step(card, work, "bf16", operation="gemm")
+    assert found.seconds == pytest.approx(1e14 / card.peaks["bf16"])
+    assert found.low == pytest.approx(found.seconds / ABOVE_PEAK)
 
 
 def test_a_time_is_less_sure_than_the_order_of_two_cards():
@@ -351,7 +374,7 @@ def test_a_result_moves_a_term_by_its_share_of_the_surprise():
 def test_one_measured_card_makes_others_of_its_generation_nearer_than_strangers():
     slow = SHIPPED.with_measured([row(seconds=1.5 * gemm_on(SHIPPED, "geforce-rtx-4090").seconds)])
     moved = {
-        card_id: gemm_on(slow, card_id).seconds / gemm_on(SHIPPED, card_id).seconds
+        card_id: gemm_on(slow, card_id).high / gemm_on(SHIPPED, card_id).high  # clear of the peak
         for card_id in ("geforce-rtx-4070", "nvidia-a100-sxm4-80gb")
     }
     assert moved["geforce-rtx-4070"] > moved["nvidia-a100-sxm4-80gb"] > 1
