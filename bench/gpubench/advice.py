@@ -162,50 +162,85 @@ def tables(answer: Answer, top: int, form: str) -> str:
     if not found:
         return ""
     shown = with_text(found)
-    taken = [*TAKES[:2], *(PER_DAY if answer.question.job else ()), *TAKES[2:]]
-    if len({row["provenance"] for row in found}) > 1:
-        taken.append(Column("provenance", "origin"))
-    if any(row["notes"] for row in found):
-        taken.append(Column("notes", "note", "; ".join))
-    price = render.clean(next((row["price_kind"] for row in found if row["price_kind"]), "no"))
+    kinds = {
+        "launch" if row["price_kind"] == "launch" else "given" for row in found if row["price_kind"]
+    }
+    price = f"{min(kinds)} price" if len(kinds) == 1 else "price"
+    memory = "usable each" if answer.question.count > 1 else "usable"
+    headings = {"price_text": price, "memory_text": memory}
+    # 120 columns: prices that each say their kind leave no room for the ratio
     taken = [
-        replace(column, heading=f"{price} price") if column.key == "price_text" else column
-        for column in taken
+        replace(column, heading=headings.get(column.key, column.heading))
+        for column in TAKES
+        if column.key != "ratio_text" or len(kinds) < 2
     ]
     both = (render.rows(shown, columns, form, "") for columns in (SCORES, taken))
     return "\n".join(both)
 
 
+def remarks(answer: Answer, top: int) -> list[str]:
+    """What is to be said of single rows of the table, which has no room for it."""
+    shown = rows(answer, top)
+    said: dict[str, list[str]] = {}
+    for row in shown:
+        origin = [row["provenance"]] if row["provenance"] != shown[0]["provenance"] else []
+        for note in (*row["notes"], *origin):
+            said.setdefault(note, []).append(row["card"])
+    lines = [f"{', '.join(cards)}: {note}." for note, cards in said.items()]
+    if any(_electricity_alone(row) for row in shown):
+        lines.append("* electricity alone: the price is not known.")
+    return lines
+
+
+def _electricity_alone(row: Mapping[str, Any]) -> bool:
+    return row["job_cost_usd"] is None and row["electricity_usd"] is not None
+
+
 def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the cells that people read."""
+    mixed = len({row["price_kind"] == "launch" for row in found if row["price_kind"]}) > 1
     return [
         row
         | {
-            "card": ("≈ " if row["as_good_as_winner"] else "  ") + row["card"],
+            "card": ("≈ " if row["as_good_as_winner"] else "  ")
+            + (f"{row['count']} × " if row["count"] > 1 else "")
+            + row["card"],
             "score_text": _interval(row, "score", 0),
             "ratio_text": _interval(row, "of_winner", 2),
-            "memory_text": f"{row['memory_needed_bytes'] / GIB:.1f} / "
-            f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
-            "tokens_text": _interval(row, "tokens_per_day", 0, 1e6),
-            "price_text": price_text(row),
+            "takes_text": _hours(row),
+            "memory_text": f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
+            "price_text": price_text(row, mixed=mixed),
+            "cost_text": f"{_dollars(row['electricity_usd'])} *"
+            if _electricity_alone(row)
+            else _dollars(row["job_cost_usd"]),
+            "pareto_text": "both" if len(row["pareto"]) == 2 else "".join(row["pareto"]),
         }
         for row in found
     ]
 
 
-def _interval(row: Mapping[str, Any], key: str, decimals: int, unit: float = 1.0) -> str | None:
-    ends = [row[key], row[f"{key}_low"], row[f"{key}_high"]]
-    if ends[0] is None:
-        return None
-    middle, low, high = (f"{end / unit:,.{decimals}f}" for end in ends)
+def _interval(row: Mapping[str, Any], key: str, decimals: int) -> str:
+    ends = (row[key], row[f"{key}_low"], row[f"{key}_high"])
+    middle, low, high = (f"{end:,.{decimals}f}" for end in ends)
     return f"{middle} [{low}, {high}]"
 
 
-def price_text(row: Mapping[str, Any]) -> str | None:
-    """``$1,499, 2020-09``, below a heading that says whose price it is."""
+def _hours(row: Mapping[str, Any]) -> str:
+    """``10.5 h [6.2, 17.7]``; minutes below an hour."""
+    ends = [row["job_hours"], row["job_hours_low"], row["job_hours_high"]]
+    unit, scale = ("h", 1.0) if ends[0] >= 1 else ("min", 60.0)
+    decimals = 1 if ends[0] * scale < 1000 else 0
+    middle, low, high = (f"{end * scale:,.{decimals}f}" for end in ends)
+    return f"{middle} {unit} [{low}, {high}]"
+
+
+def price_text(row: Mapping[str, Any], *, mixed: bool = False) -> str | None:
+    """``$1,499, 2020-09``; whose price says the heading, or the cell where they are mixed."""
     if row["price_usd"] is None:
         return None
-    return ", ".join(filter(None, (_dollars(row["price_usd"]), row["price_date"])))
+    kind = "launch" if row["price_kind"] == "launch" else "given"
+    when = f"{kind} {row['price_date'] or ''}".rstrip() if mixed else row["price_date"]
+    return ", ".join(filter(None, (_dollars(row["price_usd"]), when)))
 
 
 def _dollars(value: float) -> str:
@@ -218,16 +253,16 @@ SCORES = (
     Column("card", "card"),
     Column("score_text", "score [80 %]", right=True),
     *(Column(part, part, lambda value: f"{value:.0f}", right=True) for part in PARTS),
-    Column("pareto", "front", ", ".join),
+    Column("pareto_text", "front"),
 )
 TAKES = (
     Column("card", "card"),
     Column("ratio_text", "of the first", right=True),
-    Column("memory_text", "needs / usable", right=True),
+    Column("takes_text", "takes [80 %]", right=True),
+    Column("memory_text", "usable", right=True),
     Column("price_text", "price", right=True),
-    Column("job_cost_usd", "job", _dollars, right=True),
+    Column("cost_text", "job cost", right=True),
 )
-PER_DAY = (Column("tokens_text", "million tokens a day", right=True),)
 
 
 # words -----------------------------------------------------------------------------------------
@@ -247,7 +282,13 @@ def text(answer: Answer, form: str, top: int) -> str:
     if form == "csv":
         return render.rows(rows(answer), (), form, "recommendation")
     said = [sentence(answer)]
-    below = [_apart(answer), _excluded(answer), _what_would_change(answer), assumptions(answer)]
+    below = [
+        remarks(answer, top),
+        _apart(answer),
+        _excluded(answer),
+        _what_would_change(answer),
+        assumptions(answer),
+    ]
     said += ["\n".join(lines) for lines in below]
     # names of profiles, price files and cards of one's own are text from files
     first, *rest = (render.clean_lines(block) for block in said)

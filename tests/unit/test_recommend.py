@@ -313,7 +313,7 @@ def test_a_file_of_prices_takes_the_place_of_all_launch_prices(tmp_path):
     assert names(answer.ranking.apart) == ["geforce-rtx-4090"]
     row = advice.rows(answer)[0]
     assert advice.price_text(row) == "$3,000, 2026-11-01"
-    assert "today.csv price" in advice.text(answer, "table", 2)
+    assert "given price" in advice.text(answer, "table", 2)
 
 
 def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
@@ -360,6 +360,23 @@ def test_the_cost_of_a_job_is_its_electricity_and_its_share_of_the_price():
     assert option.hours.value == pytest.approx(hours)
     assert option.electricity_usd == pytest.approx(hours * 0.450 * 0.5)
     assert option.cost_usd == pytest.approx(hours * 0.450 * 0.5 + 1599 * hours / 1000)
+
+
+def test_a_card_without_a_price_shows_its_electricity_alone_and_says_so():
+    answer = ask(QLORA, cards=("nvidia-a100-pcie-40gb",))
+    electricity = answer.options["nvidia-a100-pcie-40gb"].electricity_usd
+    said = advice.text(answer, "table", 1)
+    assert f"${electricity:.2f} *" in said
+    assert "* electricity alone" in said
+    assert "electricity alone" not in advice.text(ask(QLORA, cards=("*4090",)), "table", 1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("job", [None, QLORA])
+def test_the_tables_fit_120_columns_with_every_card_in_them(job, count):
+    answer = ask(job, count=count, tokens=1e10)
+    widest = max(map(len, advice.tables(answer, 99, "table").splitlines()))
+    assert widest <= 120
 
 
 def test_without_a_job_the_work_is_a_day_of_the_reference():
@@ -574,6 +591,12 @@ def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
     (takes,) = (number for number, line in enumerate(lines) if "launch price" in line)
     assert all(re.search(r"\$\d,\d{3}, 20\d\d-\d\d", line) for line in lines[takes + 2 : takes + 5])
     assert max(map(len, lines[2 : takes + 5])) <= 120
+    assert "takes" in lines[takes]
+    assert "job cost" in lines[takes]
+    assert all(
+        re.search(r"[\d.]+ h \[[\d.]+, [\d.]+\]", line) for line in lines[takes + 2 : takes + 5]
+    )
+    assert all(" 2 × " in line for line in lines[takes + 2 : takes + 5])
     for words in ("What would change", "h of use", "never today's", "data parallel"):
         assert words in out
 
