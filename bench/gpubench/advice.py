@@ -1,6 +1,7 @@
 """How a recommendation is said: a sentence, a table, who is left out, what would change it."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,9 @@ DAY = 86400.0
 #: a job that fills more than this of the usable memory has no room for the model's error
 TIGHT = 0.9
 NAMED = 3
+#: columns of prose where there is no terminal, and where one is narrower than can be read
+WIDTH = 100
+LEAST_WIDTH = 40
 KINDS = {
     "memory": "too little memory",
     "precision": "the precision is not in hardware",
@@ -229,7 +233,7 @@ def _hours(row: Mapping[str, Any]) -> str:
     """``10.5 h [6.2, 17.7]``; minutes below an hour."""
     ends = [row["job_hours"], row["job_hours_low"], row["job_hours_high"]]
     unit, scale = ("h", 1.0) if ends[0] >= 1 else ("min", 60.0)
-    decimals = 1 if ends[0] * scale < 1000 else 0
+    decimals = 1 if ends[0] * scale < 100 else 0
     middle, low, high = (f"{end * scale:,.{decimals}f}" for end in ends)
     return f"{middle} {unit} [{low}, {high}]"
 
@@ -268,20 +272,20 @@ TAKES = (
 # words -----------------------------------------------------------------------------------------
 
 
-def text(answer: Answer, form: str, top: int) -> str:
-    """The recommendation in one of `render.FORMATS`."""
+def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
+    """The recommendation in one of `render.FORMATS`, its prose in lines of ``width`` columns."""
     if form == "json":
         beside = {
             "answer": sentence(answer),
             "changes": [
                 vars(change) | {"text": change_text(change, answer)} for change in answer.changes
             ],
-            "assumptions": assumptions(answer),
+            "assumptions": [*_taught(answer), *assumptions(answer)],
         }
         return render.rows(rows(answer), (), form, "recommendation", beside)
     if form == "csv":
         return render.rows(rows(answer), (), form, "recommendation")
-    said = [sentence(answer)]
+    said = ["\n".join([sentence(answer), *_taught(answer)])]
     below = [
         remarks(answer, top),
         _apart(answer),
@@ -291,9 +295,23 @@ def text(answer: Answer, form: str, top: int) -> str:
     ]
     said += ["\n".join(lines) for lines in below]
     # names of profiles, price files and cards of one's own are text from files
-    first, *rest = (render.clean_lines(block) for block in said)
+    first, *rest = (_wrapped(render.clean_lines(block), width) for block in said)
     blocks = [first, tables(answer, top, form), *rest]
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Each line in lines of that width; what goes on stands further in, as the line itself does."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            max(width, LEAST_WIDTH),
+            subsequent_indent="    " if line.startswith(" ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 def sentence(answer: Answer) -> str:
@@ -316,6 +334,26 @@ def sentence(answer: Answer) -> str:
     )
     parts = (head, _tie(answer), fits, without, f"The numbers are {origin}.")
     return " ".join(filter(None, parts))
+
+
+def _taught(answer: Answer) -> list[str]:
+    """What became of the result files that were given."""
+    files = {row.get("file") for row in answer.question.rows}
+    if not files and not answer.question.files:
+        return []
+    given = counted(answer.question.files or len(files), "result file")
+    if not answer.taught:
+        why = (
+            "processors and simulated cards don't count, nor do cards that the catalogue lacks, "
+            "failed cases and rates above a card's peak"
+        )
+        return [f"{given}, no usable rows: {why}."]
+    return [f"{given}: {answer.taught} of {counted(len(answer.question.rows), 'row')} count."]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 card``, ``2 cards``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _total(one: Score) -> Estimate:
@@ -503,8 +541,7 @@ def assumptions(answer: Answer) -> list[str]:
         f"Modelled from {answer.basis}; intervals hold 80 %. {mark}",
         f"The job is {size}: {cost}",
     ]
-    if question.prices is None:
-        lines.append("Prices are those at launch, with their month: never today's (--prices).")
+    lines.append(_whose_prices(answer))
     if question.count > 1 and answer.ranking.scored:
         card = answer.options[answer.ranking.scored[0].name].card
         share, source = scaling.efficiency(card, question.count)
@@ -514,3 +551,17 @@ def assumptions(answer: Answer) -> list[str]:
             f"{question.count} times one {label(card.card_id)}, from {source}."
         )
     return lines
+
+
+def _whose_prices(answer: Answer) -> str:
+    """Which cards have a price of the user's own; all others keep that of their launch."""
+    at_launch = "prices at launch, with their month: never today's"
+    given = {
+        name: option.price
+        for name, option in answer.options.items()
+        if option.price and option.price.kind != "launch"
+    }
+    if not given:
+        return f"Prices are {at_launch} (--prices FILE gives others)."
+    files = ", ".join(sorted({price.kind for price in given.values()}))
+    return f"{counted(len(given), 'card')} at the price in {files}; the others are {at_launch}."

@@ -14,7 +14,7 @@ from gpubench import prices, scaling, score, sensitivity
 from gpubench.cards import GIB, Card, catalogue, unsupported_precision
 from gpubench.errors import UsageError
 from gpubench.estimate import Estimate
-from gpubench.evidence import operation_of
+from gpubench.evidence import measured, operation_of
 from gpubench.job import CONTEXT_BYTES, Job
 from gpubench.predict import Predictor
 from gpubench.prices import Price
@@ -49,26 +49,28 @@ class Question:
         job: a training job; without one the profile's cases are what counts.
         cards: globs over card ids; none is the whole catalogue.
         price_limit: US dollars for all cards together.
-        prices: by card id; None is the launch prices of the catalogue.
+        prices: by card id; the other cards keep the catalogue's launch price.
         card_bytes: least memory of a card as sold.
         count: cards of one kind, data parallel.
         hours: of use over which the price is spread.
         electricity: US dollars per kilowatt-hour.
         tokens: of the job whose cost is shown.
         rows: of result files, from `table.load`.
+        files: how many those are; some have no rows.
     """
 
     profile: Profile
     job: Job | None = None
     cards: tuple[str, ...] = ()
     price_limit: float | None = None
-    prices: Mapping[str, Price] | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
     card_bytes: float = 0.0
     count: int = 1
     hours: float = HOURS
     electricity: float = ELECTRICITY
     tokens: float = TOKENS
     rows: Sequence[Mapping[Any, Any]] = ()
+    files: int = 0
 
     @property
     def cases(self) -> Mapping[str, float]:
@@ -106,6 +108,7 @@ class Answer:
         options: by card id, all cards that were looked at.
         cheap, frugal: on the Pareto front of performance against price, and against power.
         basis: what the model learnt from.
+        taught: rows of the results that count, since cards were measured in them.
         changes: what would make another card win.
     """
 
@@ -116,6 +119,7 @@ class Answer:
     cheap: frozenset[str]
     frugal: frozenset[str]
     basis: str
+    taught: int = 0
     changes: tuple[Change, ...] = field(default=())
 
 
@@ -168,6 +172,7 @@ def recommend(question: Question) -> Answer:
         cheap=frozenset(score.front(priced)),
         frugal=frozenset(score.front(powered)),
         basis=predictor.basis,
+        taught=sum(any(measured([row])) for row in question.rows),
         changes=tuple(_changes(question, ranking, needs, again)),
     )
 
@@ -257,8 +262,7 @@ def _option(
     predictor: Predictor,
     found: Measurement | None,
 ) -> Option:
-    known = question.prices
-    price = (prices.launch_prices([card]) if known is None else known).get(card.card_id)
+    price = (prices.launch_prices([card]) | dict(question.prices)).get(card.card_id)
     if price and question.count > 1:
         price = replace(price, usd=price.usd * question.count)
     candidate = _candidate(card, question, steps, predictor, found)

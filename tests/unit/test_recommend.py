@@ -305,15 +305,26 @@ def test_scaling_compares_like_with_like_and_a_cards_own_results_come_first(monk
 # prices ----------------------------------------------------------------------------------------
 
 
-def test_a_file_of_prices_takes_the_place_of_all_launch_prices(tmp_path):
+def test_a_file_of_prices_takes_the_place_of_the_launch_prices_of_its_cards_alone(tmp_path):
     path = tmp_path / "today.csv"
     path.write_text("card_id,price_usd,date\nnvidia-a100-pcie-40gb,3000,2026-11-01\n")
-    answer = ask(prices=load_prices(str(path)), cards=("*4090", "nvidia-a100-pcie-40gb"))
-    assert names(answer.ranking.scored) == ["nvidia-a100-pcie-40gb"]
-    assert names(answer.ranking.apart) == ["geforce-rtx-4090"]
-    row = advice.rows(answer)[0]
-    assert advice.price_text(row) == "$3,000, 2026-11-01"
-    assert "given price" in advice.text(answer, "table", 2)
+    answer = ask(prices=load_prices(str(path)), cards=("*4090", "nvidia-a100-*40gb"))
+    assert set(names(answer.ranking.scored)) == {"nvidia-a100-pcie-40gb", "geforce-rtx-4090"}
+    assert names(answer.ranking.apart) == ["nvidia-a100-sxm4-40gb"]
+    said = advice.text(answer, "table", 2)
+    assert "$3,000, given 2026-11-01" in said
+    assert "$1,599, launch 2022-10" in said
+    assert "1 card at the price in today.csv; the others are prices at launch" in said
+    assert max(map(len, advice.tables(answer, 2, "table").splitlines())) <= 120
+    alone = ask(prices=load_prices(str(path)), cards=("nvidia-a100-pcie-40gb",))
+    assert "given price" in advice.text(alone, "table", 2)
+
+
+@pytest.mark.parametrize("written", ["1200", "$1200", '"1,200"', '"$1,200.00"', "1.2e3"])
+def test_a_price_may_have_a_dollar_sign_and_commas_between_thousands(tmp_path, written):
+    path = tmp_path / "p.csv"
+    path.write_text(f"card_id,price_usd\ntesla-t4,{written}\n")
+    assert load_prices(str(path))["tesla-t4"].usd == 1200
 
 
 def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
@@ -336,6 +347,10 @@ def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
         ("p.csv", "card_id,euro\ntesla-t4,1\n", "unknown 'euro'"),
         ("p.csv", "card_id\ntesla-t4\n", "lacks 'price_usd'"),
         ("p.csv", "card_id,price_usd\n", "has no prices"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,1,200\n", "quote a price with a comma"),
+        ("p.csv", 'card_id,price_usd\ntesla-t4,"1,20"\n', "is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,700 €\n", "write US dollars"),
+        ("p.toml", "prices = 3\n", '[[price]] card_id = "tesla-t4", price_usd = 400'),
         ("p.toml", "[price]\ncard_id = 'x'\n", "[[price]] blocks"),
         ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = true\n", "True is no price"),
         ("nowhere.csv", None, "No such file"),
@@ -538,6 +553,18 @@ def test_rows_that_were_not_measured_change_nothing(provenance):
         assert one.total.value == pytest.approx(other.total.value)
 
 
+def test_it_says_how_many_rows_count_and_that_those_of_processors_and_virtual_cards_do_not():
+    rows = measured_rows("geforce-rtx-3090")
+    rows[0] |= {"status": "oom", "reason": "out of memory", "median_s": math.nan}
+    said = advice.text(ask(rows=rows, files=2), "table", 3)
+    assert f"2 result files: {len(rows) - 1} of {len(rows)} rows count" in said
+    for useless in ({"card_id": None}, {"provenance": "virtual"}):
+        rows = [row | useless for row in measured_rows("geforce-rtx-3090")]
+        said = " ".join(advice.text(ask(rows=rows, files=1), "table", 3).split())
+        assert "1 result file, no usable rows: processors and simulated cards don't count" in said
+    assert "result file" not in advice.text(ask(), "table", 3)
+
+
 # the model's errors ----------------------------------------------------------------------------
 
 
@@ -556,6 +583,15 @@ def test_an_estimates_intervals_are_the_predictors_own(pair):
     assert ((other / one).value, (other / one).low, (other / one).high) == pytest.approx(
         (ratio.estimate, ratio.low, ratio.high), rel=1e-3
     )
+
+
+@pytest.mark.parametrize("width", [60, 100, 140])
+def test_prose_keeps_to_the_width_and_loses_no_word(width):
+    answer = ask(QLORA, price_limit=1000, count=2)
+    said, whole = (advice.text(answer, "table", 3, columns) for columns in (width, 10_000))
+    assert said.split() == whole.split()
+    prose = said.replace(advice.tables(answer, 3, "table").strip("\n"), "")
+    assert max(map(len, prose.splitlines())) <= width < max(map(len, whole.splitlines()))
 
 
 # the command -----------------------------------------------------------------------------------
@@ -587,10 +623,12 @@ def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
     lines = out.splitlines()
     assert status == 0
     assert lines[0].startswith("2 × ")
-    assert lines[2].split()[:2] == ["card", "score"]
+    (scores,) = (
+        number for number, line in enumerate(lines) if line.startswith("card  ") and "score" in line
+    )
     (takes,) = (number for number, line in enumerate(lines) if "launch price" in line)
     assert all(re.search(r"\$\d,\d{3}, 20\d\d-\d\d", line) for line in lines[takes + 2 : takes + 5])
-    assert max(map(len, lines[2 : takes + 5])) <= 120
+    assert max(map(len, lines[scores : takes + 5])) <= 120
     assert "takes" in lines[takes]
     assert "job cost" in lines[takes]
     assert all(
@@ -610,7 +648,7 @@ def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
         (["--profile", "best"], "no profile is named 'best'"),
         (["--prices", "nowhere.csv"], "No such file"),
         (["--model", "llama-9b"], "llama-9b"),
-        (["--model", "llama-8b", "--seq", "999999999"], "sequence"),
+        (["--model", "bert-large", "--seq", "99999"], "sequence"),
         (["nowhere.parquet"], "nowhere.parquet"),
     ],
 )
