@@ -10,7 +10,7 @@ from gpubench import render, scaling
 from gpubench.cards import GIB, catalogue
 from gpubench.estimate import Estimate, geometric_mean
 from gpubench.profile import PARTS
-from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, ways_to_fit
+from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, Way
 from gpubench.render import Column
 from gpubench.score import Score
 from gpubench.sensitivity import Change
@@ -19,6 +19,8 @@ DAY = 86400.0
 #: a job that fills more than this of the usable memory has no room for the model's error
 TIGHT = 0.9
 NAMED = 3
+TODAY = " (--prices FILE gives today's)"
+SHARDING = "data parallel, each holds the whole job; sharding (FSDP, ZeRO-3) isn't modelled"
 #: columns of prose where there is no terminal, and where one is narrower than can be read
 WIDTH = 100
 LEAST_WIDTH = 40
@@ -191,6 +193,8 @@ def remarks(answer: Answer, top: int) -> list[str]:
         for note in (*row["notes"], *origin):
             said.setdefault(note, []).append(row["card"])
     lines = [f"{', '.join(cards)}: {note}." for note, cards in said.items()]
+    if hidden := len(answer.ranking.scored) - len(shown):
+        lines.append(f"{hidden} more with --top {len(answer.ranking.scored)}.")
     if any(_electricity_alone(row) for row in shown):
         lines.append("* electricity alone: the price is not known.")
     return lines
@@ -280,6 +284,7 @@ def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
             "changes": [
                 vars(change) | {"text": change_text(change, answer)} for change in answer.changes
             ],
+            "ways": [way_text(way, answer) for way in answer.ways],
             "assumptions": [*_taught(answer), *assumptions(answer)],
         }
         return render.rows(rows(answer), (), form, "recommendation", beside)
@@ -324,15 +329,26 @@ def sentence(answer: Answer) -> str:
     several = f"{answer.question.count} × " if answer.question.count > 1 else ""
     score = f"score {total.value:.0f} [{total.low:.0f}, {total.high:.0f}]"
     head = f"{several}{label(winner.name)} for {_subject(answer)}: {score}{_lead(answer)}."
-    need, usable = answer.needs.memory_bytes / GIB, option.card.usable_bytes / GIB
-    fits = f"It needs {need:.1f} of {usable:.1f} GiB usable." if answer.question.job else ""
+    usable = option.card.usable_bytes / GIB
+    each = " on each card" if answer.question.count > 1 else ""
+    fits = (
+        f"It needs {_need(answer)}; {usable:.1f} GiB are usable{each}."
+        if answer.question.job
+        else ""
+    )
     origin = _provenance(option.measured, len(answer.question.cases))
     without = (
         f"No card that passes has a known price, so {' and '.join(winner.without)} does not count."
         if winner.without
         else ""
     )
-    parts = (head, _tie(answer), fits, without, f"The numbers are {origin}.")
+    known = {price.kind for card in answer.options.values() if (price := card.price)}
+    prices = "launch prices" if known <= {"launch"} else "those of --prices, else launch prices"
+    basis = (
+        f"The numbers are {origin}; prices are {prices}{TODAY if known <= {'launch'} else ''}; "
+        f"a score of 100 is the {label(answer.question.profile.reference.card_id)}."
+    )
+    parts = (head, _tie(answer), fits, without, basis, *_ways(answer))
     return " ".join(filter(None, parts))
 
 
@@ -376,7 +392,8 @@ def _subject(answer: Answer) -> str:
 def _lead(answer: Answer) -> str:
     """By which part the winner is ahead of the next one most."""
     if len(answer.ranking.scored) < 2:
-        return ", the only card that passes"
+        priced = " and has a known price" if answer.ranking.apart else ""
+        return f", the only card that passes{priced}"
     first, second = answer.ranking.scored[:2]
     weights = answer.question.profile.weights
     gains = {
@@ -420,22 +437,51 @@ def _names(names: Sequence[str]) -> str:
 
 def _nothing(answer: Answer) -> Iterator[str]:
     """That no card passes, and the nearest way to one that does."""
-    yield f"None of {len(answer.options)} cards passes for {_subject(answer)}."
-    room = [
-        candidate.usable_bytes
-        for candidate, bars in answer.ranking.barred
-        if {bar.kind for bar in bars} == {"memory"} and candidate.usable_bytes
-    ]
-    if not room:
+    looked = len(answer.options)
+    none = (
+        "The one card looked at does not pass" if looked == 1 else f"None of {looked} cards passes"
+    )
+    yield f"{none} for {_subject(answer)}."
+    if answer.question.job:
+        yield f"It needs {_need(answer)}."
+    if answer.unwished:
+        yield (
+            f"The wish for {answer.question.card_bytes / GIB:.4g} GiB (--min-memory) is the cause, "
+            f"not the job: without it {counted(answer.unwished, 'card')} would pass."
+        )
         return
-    ways = ways_to_fit(answer.question, max(room))
-    has = f"the {max(room) / GIB:.1f} GiB usable of the largest card that passes all else"
-    if ways:
-        yield f"It would fit {has} with {', or '.join(ways)}."
-    elif answer.question.job:
-        yield f"Nothing known here makes it fit {has}."
-    if answer.question.job and answer.question.count > 1:
-        yield "More cards don't help: data parallel, each holds the whole job."
+    only_memory = any({bar.kind for bar in bars} == {"memory"} for _, bars in answer.ranking.barred)
+    if answer.question.job and only_memory and not answer.ways:
+        yield "Nothing known here makes it fit a card that passes all else."
+    yield from _ways(answer)
+    if answer.question.job and only_memory:
+        yield f"More cards don't help: {SHARDING}."
+
+
+def _need(answer: Answer) -> str:
+    """``157.4 GiB, of which float32 master weights are 29.9``."""
+    said = f"{answer.needs.memory_bytes / GIB:.1f} GiB"
+    job = answer.question.job
+    if job is None or job.method != "full" or not job.low:
+        return said
+    return f"{said}, of which {job.memory().parts['weights'] / GIB:.1f} are float32 master weights"
+
+
+def _ways(answer: Answer) -> Iterator[str]:
+    """Cheaper jobs, where few cards pass."""
+    if answer.ways:
+        more = "More cards pass" if answer.ranking.scored else "Cards pass"
+        yield f"{more} with {', or '.join(way_text(way, answer) for way in answer.ways)}."
+
+
+def way_text(way: Way, answer: Answer) -> str:
+    """One way with what it needs, and the flags to type."""
+    before, after = answer.question.job, way.question.job
+    smaller = ""
+    if before and after and after.batch < before.batch:
+        cards = f", on {way.counts} cards with --count {way.counts}" if way.counts else ""
+        smaller = f", at batch {after.batch} (--batch {after.batch}{cards})"
+    return f"{way.said}{smaller}: {way.need_bytes / GIB:.1f} GiB, {counted(way.passing, 'card')}"
 
 
 def _apart(answer: Answer) -> Iterator[str]:
@@ -445,8 +491,8 @@ def _apart(answer: Answer) -> Iterator[str]:
         return
     lacking = " and ".join(apart[0].without)
     yield (
-        f"Set apart: {len(apart)} cards without a known price, so without {lacking}; they are not "
-        "ranked with the others. Give theirs with --prices."
+        f"Set apart, not ranked with the others: {counted(len(apart), 'card')} without a known "
+        f"price, so without {lacking}. --prices gives one."
     )
     weights = answer.question.profile.weights
     kept = [part for part in PARTS if weights.get(part) and part not in apart[0].without]
@@ -466,7 +512,8 @@ def _excluded(answer: Answer) -> Iterator[str]:
         groups.setdefault(bars[0].kind, []).append((candidate.name, bars[0].reason))
     if groups:
         total = sum(map(len, groups.values()))
-        yield f"Excluded: {total} of {len(answer.options)} cards (all with --format json)."
+        looked = counted(len(answer.options), "card")
+        yield f"Excluded: {total} of {looked} (all with --format json)."
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
         said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
@@ -546,7 +593,7 @@ def assumptions(answer: Answer) -> list[str]:
         card = answer.options[answer.ranking.scored[0].name].card
         share, source = scaling.efficiency(card, question.count)
         lines.append(
-            f"{question.count} cards, data parallel, each holding the whole job: "
+            f"{question.count} cards, {SHARDING}: "
             f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of "
             f"{question.count} times one {label(card.card_id)}, from {source}."
         )
@@ -555,7 +602,7 @@ def assumptions(answer: Answer) -> list[str]:
 
 def _whose_prices(answer: Answer) -> str:
     """Which cards have a price of the user's own; all others keep that of their launch."""
-    at_launch = "prices at launch, with their month: never today's"
+    at_launch = "those at launch, with their month: never today's"
     given = {
         name: option.price
         for name, option in answer.options.items()
@@ -564,4 +611,4 @@ def _whose_prices(answer: Answer) -> str:
     if not given:
         return f"Prices are {at_launch} (--prices FILE gives others)."
     files = ", ".join(sorted({price.kind for price in given.values()}))
-    return f"{counted(len(given), 'card')} at the price in {files}; the others are {at_launch}."
+    return f"{counted(len(given), 'card')} at the price in {files}; the others have {at_launch}."
