@@ -1,6 +1,7 @@
 """How a recommendation is said: a sentence, a table, who is left out, what would change it."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from gpubench import render, scaling
 from gpubench.cards import GIB, catalogue
 from gpubench.estimate import Estimate, geometric_mean
 from gpubench.profile import PARTS
-from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, ways_to_fit
+from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, Way
 from gpubench.render import Column
 from gpubench.score import Score
 from gpubench.sensitivity import Change
@@ -18,6 +19,11 @@ DAY = 86400.0
 #: a job that fills more than this of the usable memory has no room for the model's error
 TIGHT = 0.9
 NAMED = 3
+TODAY = " (--prices FILE gives today's)"
+SHARDING = "data parallel, each holds the whole job; sharding (FSDP, ZeRO-3) isn't modelled"
+#: columns of prose where there is no terminal, and where one is narrower than can be read
+WIDTH = 100
+LEAST_WIDTH = 40
 KINDS = {
     "memory": "too little memory",
     "precision": "the precision is not in hardware",
@@ -162,50 +168,87 @@ def tables(answer: Answer, top: int, form: str) -> str:
     if not found:
         return ""
     shown = with_text(found)
-    taken = [*TAKES[:2], *(PER_DAY if answer.question.job else ()), *TAKES[2:]]
-    if len({row["provenance"] for row in found}) > 1:
-        taken.append(Column("provenance", "origin"))
-    if any(row["notes"] for row in found):
-        taken.append(Column("notes", "note", "; ".join))
-    price = render.clean(next((row["price_kind"] for row in found if row["price_kind"]), "no"))
+    kinds = {
+        "launch" if row["price_kind"] == "launch" else "given" for row in found if row["price_kind"]
+    }
+    price = f"{min(kinds)} price" if len(kinds) == 1 else "price"
+    memory = "usable each" if answer.question.count > 1 else "usable"
+    headings = {"price_text": price, "memory_text": memory}
+    # 120 columns: prices that each say their kind leave no room for the ratio
     taken = [
-        replace(column, heading=f"{price} price") if column.key == "price_text" else column
-        for column in taken
+        replace(column, heading=headings.get(column.key, column.heading))
+        for column in TAKES
+        if column.key != "ratio_text" or len(kinds) < 2
     ]
     both = (render.rows(shown, columns, form, "") for columns in (SCORES, taken))
     return "\n".join(both)
 
 
+def remarks(answer: Answer, top: int) -> list[str]:
+    """What is to be said of single rows of the table, which has no room for it."""
+    shown = rows(answer, top)
+    said: dict[str, list[str]] = {}
+    for row in shown:
+        origin = [row["provenance"]] if row["provenance"] != shown[0]["provenance"] else []
+        for note in (*row["notes"], *origin):
+            said.setdefault(note, []).append(row["card"])
+    lines = [f"{', '.join(cards)}: {note}." for note, cards in said.items()]
+    if hidden := len(answer.ranking.scored) - len(shown):
+        lines.append(f"{hidden} more with --top {len(answer.ranking.scored)}.")
+    if any(_electricity_alone(row) for row in shown):
+        lines.append("* electricity alone: the price is not known.")
+    return lines
+
+
+def _electricity_alone(row: Mapping[str, Any]) -> bool:
+    return row["job_cost_usd"] is None and row["electricity_usd"] is not None
+
+
 def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the cells that people read."""
+    mixed = len({row["price_kind"] == "launch" for row in found if row["price_kind"]}) > 1
     return [
         row
         | {
-            "card": ("≈ " if row["as_good_as_winner"] else "  ") + row["card"],
+            "card": ("≈ " if row["as_good_as_winner"] else "  ")
+            + (f"{row['count']} × " if row["count"] > 1 else "")
+            + row["card"],
             "score_text": _interval(row, "score", 0),
             "ratio_text": _interval(row, "of_winner", 2),
-            "memory_text": f"{row['memory_needed_bytes'] / GIB:.1f} / "
-            f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
-            "tokens_text": _interval(row, "tokens_per_day", 0, 1e6),
-            "price_text": price_text(row),
+            "takes_text": _hours(row),
+            "memory_text": f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
+            "price_text": price_text(row, mixed=mixed),
+            "cost_text": f"{_dollars(row['electricity_usd'])} *"
+            if _electricity_alone(row)
+            else _dollars(row["job_cost_usd"]),
+            "pareto_text": "both" if len(row["pareto"]) == 2 else "".join(row["pareto"]),
         }
         for row in found
     ]
 
 
-def _interval(row: Mapping[str, Any], key: str, decimals: int, unit: float = 1.0) -> str | None:
-    ends = [row[key], row[f"{key}_low"], row[f"{key}_high"]]
-    if ends[0] is None:
-        return None
-    middle, low, high = (f"{end / unit:,.{decimals}f}" for end in ends)
+def _interval(row: Mapping[str, Any], key: str, decimals: int) -> str:
+    ends = (row[key], row[f"{key}_low"], row[f"{key}_high"])
+    middle, low, high = (f"{end:,.{decimals}f}" for end in ends)
     return f"{middle} [{low}, {high}]"
 
 
-def price_text(row: Mapping[str, Any]) -> str | None:
-    """``$1,499, 2020-09``, below a heading that says whose price it is."""
+def _hours(row: Mapping[str, Any]) -> str:
+    """``10.5 h [6.2, 17.7]``; minutes below an hour."""
+    ends = [row["job_hours"], row["job_hours_low"], row["job_hours_high"]]
+    unit, scale = ("h", 1.0) if ends[0] >= 1 else ("min", 60.0)
+    decimals = 1 if ends[0] * scale < 100 else 0
+    middle, low, high = (f"{end * scale:,.{decimals}f}" for end in ends)
+    return f"{middle} {unit} [{low}, {high}]"
+
+
+def price_text(row: Mapping[str, Any], *, mixed: bool = False) -> str | None:
+    """``$1,499, 2020-09``; whose price says the heading, or the cell where they are mixed."""
     if row["price_usd"] is None:
         return None
-    return ", ".join(filter(None, (_dollars(row["price_usd"]), row["price_date"])))
+    kind = "launch" if row["price_kind"] == "launch" else "given"
+    when = f"{kind} {row['price_date'] or ''}".rstrip() if mixed else row["price_date"]
+    return ", ".join(filter(None, (_dollars(row["price_usd"]), when)))
 
 
 def _dollars(value: float) -> str:
@@ -218,41 +261,62 @@ SCORES = (
     Column("card", "card"),
     Column("score_text", "score [80 %]", right=True),
     *(Column(part, part, lambda value: f"{value:.0f}", right=True) for part in PARTS),
-    Column("pareto", "front", ", ".join),
+    Column("pareto_text", "front"),
 )
 TAKES = (
     Column("card", "card"),
     Column("ratio_text", "of the first", right=True),
-    Column("memory_text", "needs / usable", right=True),
+    Column("takes_text", "takes [80 %]", right=True),
+    Column("memory_text", "usable", right=True),
     Column("price_text", "price", right=True),
-    Column("job_cost_usd", "job", _dollars, right=True),
+    Column("cost_text", "job cost", right=True),
 )
-PER_DAY = (Column("tokens_text", "million tokens a day", right=True),)
 
 
 # words -----------------------------------------------------------------------------------------
 
 
-def text(answer: Answer, form: str, top: int) -> str:
-    """The recommendation in one of `render.FORMATS`."""
+def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
+    """The recommendation in one of `render.FORMATS`, its prose in lines of ``width`` columns."""
     if form == "json":
         beside = {
             "answer": sentence(answer),
             "changes": [
                 vars(change) | {"text": change_text(change, answer)} for change in answer.changes
             ],
-            "assumptions": assumptions(answer),
+            "ways": [way_text(way, answer) for way in answer.ways],
+            "assumptions": [*_taught(answer), *assumptions(answer)],
         }
         return render.rows(rows(answer), (), form, "recommendation", beside)
     if form == "csv":
         return render.rows(rows(answer), (), form, "recommendation")
-    said = [sentence(answer)]
-    below = [_apart(answer), _excluded(answer), _what_would_change(answer), assumptions(answer)]
+    said = ["\n".join([sentence(answer), *_taught(answer)])]
+    below = [
+        remarks(answer, top),
+        _apart(answer),
+        _excluded(answer),
+        _what_would_change(answer),
+        assumptions(answer),
+    ]
     said += ["\n".join(lines) for lines in below]
     # names of profiles, price files and cards of one's own are text from files
-    first, *rest = (render.clean_lines(block) for block in said)
+    first, *rest = (_wrapped(render.clean_lines(block), width) for block in said)
     blocks = [first, tables(answer, top, form), *rest]
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Each line in lines of that width; what goes on stands further in, as the line itself does."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            max(width, LEAST_WIDTH),
+            subsequent_indent="    " if line.startswith(" ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
 
 
 def sentence(answer: Answer) -> str:
@@ -265,16 +329,47 @@ def sentence(answer: Answer) -> str:
     several = f"{answer.question.count} × " if answer.question.count > 1 else ""
     score = f"score {total.value:.0f} [{total.low:.0f}, {total.high:.0f}]"
     head = f"{several}{label(winner.name)} for {_subject(answer)}: {score}{_lead(answer)}."
-    need, usable = answer.needs.memory_bytes / GIB, option.card.usable_bytes / GIB
-    fits = f"It needs {need:.1f} of {usable:.1f} GiB usable." if answer.question.job else ""
+    usable = option.card.usable_bytes / GIB
+    each = " on each card" if answer.question.count > 1 else ""
+    fits = (
+        f"It needs {_need(answer)}; {usable:.1f} GiB are usable{each}."
+        if answer.question.job
+        else ""
+    )
     origin = _provenance(option.measured, len(answer.question.cases))
     without = (
         f"No card that passes has a known price, so {' and '.join(winner.without)} does not count."
         if winner.without
         else ""
     )
-    parts = (head, _tie(answer), fits, without, f"The numbers are {origin}.")
+    known = {price.kind for card in answer.options.values() if (price := card.price)}
+    prices = "launch prices" if known <= {"launch"} else "those of --prices, else launch prices"
+    basis = (
+        f"The numbers are {origin}; prices are {prices}{TODAY if known <= {'launch'} else ''}; "
+        f"a score of 100 is the {label(answer.question.profile.reference.card_id)}."
+    )
+    parts = (head, _tie(answer), fits, without, basis, *_ways(answer))
     return " ".join(filter(None, parts))
+
+
+def _taught(answer: Answer) -> list[str]:
+    """What became of the result files that were given."""
+    files = {row.get("file") for row in answer.question.rows}
+    if not files and not answer.question.files:
+        return []
+    given = counted(answer.question.files or len(files), "result file")
+    if not answer.taught:
+        why = (
+            "processors and simulated cards don't count, nor do cards that the catalogue lacks, "
+            "failed cases and rates above a card's peak"
+        )
+        return [f"{given}, no usable rows: {why}."]
+    return [f"{given}: {answer.taught} of {counted(len(answer.question.rows), 'row')} count."]
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 card``, ``2 cards``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _total(one: Score) -> Estimate:
@@ -297,7 +392,8 @@ def _subject(answer: Answer) -> str:
 def _lead(answer: Answer) -> str:
     """By which part the winner is ahead of the next one most."""
     if len(answer.ranking.scored) < 2:
-        return ", the only card that passes"
+        priced = " and has a known price" if answer.ranking.apart else ""
+        return f", the only card that passes{priced}"
     first, second = answer.ranking.scored[:2]
     weights = answer.question.profile.weights
     gains = {
@@ -341,22 +437,51 @@ def _names(names: Sequence[str]) -> str:
 
 def _nothing(answer: Answer) -> Iterator[str]:
     """That no card passes, and the nearest way to one that does."""
-    yield f"None of {len(answer.options)} cards passes for {_subject(answer)}."
-    room = [
-        candidate.usable_bytes
-        for candidate, bars in answer.ranking.barred
-        if {bar.kind for bar in bars} == {"memory"} and candidate.usable_bytes
-    ]
-    if not room:
+    looked = len(answer.options)
+    none = (
+        "The one card looked at does not pass" if looked == 1 else f"None of {looked} cards passes"
+    )
+    yield f"{none} for {_subject(answer)}."
+    if answer.question.job:
+        yield f"It needs {_need(answer)}."
+    if answer.unwished:
+        yield (
+            f"The wish for {answer.question.card_bytes / GIB:.4g} GiB (--min-memory) is the cause, "
+            f"not the job: without it {counted(answer.unwished, 'card')} would pass."
+        )
         return
-    ways = ways_to_fit(answer.question, max(room))
-    has = f"the {max(room) / GIB:.1f} GiB usable of the largest card that passes all else"
-    if ways:
-        yield f"It would fit {has} with {', or '.join(ways)}."
-    elif answer.question.job:
-        yield f"Nothing known here makes it fit {has}."
-    if answer.question.job and answer.question.count > 1:
-        yield "More cards don't help: data parallel, each holds the whole job."
+    only_memory = any({bar.kind for bar in bars} == {"memory"} for _, bars in answer.ranking.barred)
+    if answer.question.job and only_memory and not answer.ways:
+        yield "Nothing known here makes it fit a card that passes all else."
+    yield from _ways(answer)
+    if answer.question.job and only_memory:
+        yield f"More cards don't help: {SHARDING}."
+
+
+def _need(answer: Answer) -> str:
+    """``157.4 GiB, of which float32 master weights are 29.9``."""
+    said = f"{answer.needs.memory_bytes / GIB:.1f} GiB"
+    job = answer.question.job
+    if job is None or job.method != "full" or not job.low:
+        return said
+    return f"{said}, of which {job.memory().parts['weights'] / GIB:.1f} are float32 master weights"
+
+
+def _ways(answer: Answer) -> Iterator[str]:
+    """Cheaper jobs, where few cards pass."""
+    if answer.ways:
+        more = "More cards pass" if answer.ranking.scored else "Cards pass"
+        yield f"{more} with {', or '.join(way_text(way, answer) for way in answer.ways)}."
+
+
+def way_text(way: Way, answer: Answer) -> str:
+    """One way with what it needs, and the flags to type."""
+    before, after = answer.question.job, way.question.job
+    smaller = ""
+    if before and after and after.batch < before.batch:
+        cards = f", on {way.counts} cards with --count {way.counts}" if way.counts else ""
+        smaller = f", at batch {after.batch} (--batch {after.batch}{cards})"
+    return f"{way.said}{smaller}: {way.need_bytes / GIB:.1f} GiB, {counted(way.passing, 'card')}"
 
 
 def _apart(answer: Answer) -> Iterator[str]:
@@ -366,8 +491,8 @@ def _apart(answer: Answer) -> Iterator[str]:
         return
     lacking = " and ".join(apart[0].without)
     yield (
-        f"Set apart: {len(apart)} cards without a known price, so without {lacking}; they are not "
-        "ranked with the others. Give theirs with --prices."
+        f"Set apart, not ranked with the others: {counted(len(apart), 'card')} without a known "
+        f"price, so without {lacking}. --prices gives one."
     )
     weights = answer.question.profile.weights
     kept = [part for part in PARTS if weights.get(part) and part not in apart[0].without]
@@ -387,7 +512,8 @@ def _excluded(answer: Answer) -> Iterator[str]:
         groups.setdefault(bars[0].kind, []).append((candidate.name, bars[0].reason))
     if groups:
         total = sum(map(len, groups.values()))
-        yield f"Excluded: {total} of {len(answer.options)} cards (all with --format json)."
+        looked = counted(len(answer.options), "card")
+        yield f"Excluded: {total} of {looked} (all with --format json)."
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
         said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
@@ -462,14 +588,27 @@ def assumptions(answer: Answer) -> list[str]:
         f"Modelled from {answer.basis}; intervals hold 80 %. {mark}",
         f"The job is {size}: {cost}",
     ]
-    if question.prices is None:
-        lines.append("Prices are those at launch, with their month: never today's (--prices).")
+    lines.append(_whose_prices(answer))
     if question.count > 1 and answer.ranking.scored:
         card = answer.options[answer.ranking.scored[0].name].card
         share, source = scaling.efficiency(card, question.count)
         lines.append(
-            f"{question.count} cards, data parallel, each holding the whole job: "
+            f"{question.count} cards, {SHARDING}: "
             f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of "
             f"{question.count} times one {label(card.card_id)}, from {source}."
         )
     return lines
+
+
+def _whose_prices(answer: Answer) -> str:
+    """Which cards have a price of the user's own; all others keep that of their launch."""
+    at_launch = "those at launch, with their month: never today's"
+    given = {
+        name: option.price
+        for name, option in answer.options.items()
+        if option.price and option.price.kind != "launch"
+    }
+    if not given:
+        return f"Prices are {at_launch} (--prices FILE gives others)."
+    files = ", ".join(sorted({price.kind for price in given.values()}))
+    return f"{counted(len(given), 'card')} at the price in {files}; the others have {at_launch}."

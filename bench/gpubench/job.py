@@ -104,12 +104,15 @@ class Job:
             "sequence": (self.sequence, self.model.positions),
             "rank": (self.rank, self.model.hidden),
         }
+        remedies = {
+            "batch": "take a smaller batch",
+            "sequence": f"{self.model.name} takes sequences of up to {self.model.positions} tokens",
+            "rank": f"an adapter's rank is at most {self.model.name}'s width; 8 to 64 are usual",
+        }
         for name, (value, most) in sizes.items():
             if type(value) is not int or not 1 <= value <= most:
-                raise UsageError(
-                    f"{name} {value!r} is not a whole number from 1 to {most}",
-                    f"{self.model.name} takes sequences of up to {self.model.positions} tokens",
-                )
+                problem = f"{name} {value!r} is not a whole number from 1 to {most}"
+                raise UsageError(problem, remedies[name])
         if self.method == "qlora" and not self.low:
             raise UsageError(
                 f"qlora computes in 16 bit, not in {self.precision}", "take bf16, or fp16"

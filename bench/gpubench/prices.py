@@ -1,7 +1,7 @@
 """What cards cost: launch prices of the catalogue with their dates, or a file of the user's.
 
-A launch price is never today's; it says what it is and when it was. With a file only its prices
-count: some cards at today's price and others at that of ten years ago would compare nothing.
+A launch price is never today's; each price says what it is and when it was. A file's prices take
+the place of the launch prices of its cards, and of no others.
 
 The file is CSV with the columns ``card_id``, ``price_usd`` and, if known, ``date``, or TOML with a
 ``[[price]]`` block of these keys for each card.
@@ -9,6 +9,7 @@ The file is CSV with the columns ``card_id``, ``price_usd`` and, if known, ``dat
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -20,6 +21,10 @@ from gpubench.cards import Card, catalogue
 from gpubench.errors import UsageError, unknown_name
 
 COLUMNS = ("card_id", "price_usd", "date")
+TOML_EXAMPLE = '[[price]] card_id = "tesla-t4", price_usd = 400, date = "2026-01-31", a key a line'
+CSV_EXAMPLE = "tesla-t4,400,2026-01-31"
+#: $ in front, and commas that part thousands and nothing else
+WRITTEN = re.compile(r"\$?\s*(\d{1,3}(,\d{3})+|\d+)(\.\d*)?([eE]\+?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ def load_prices(name: str) -> dict[str, Price]:
             raise UsageError(f"{where}: {card_id} has a price already", "leave one of them")
         found[card_id] = Price(_usd(where, row.get("price_usd")), _date(where, row), path.name)
     if not found:
-        raise UsageError(f"{path} has no prices", f"its columns are {', '.join(COLUMNS)}")
+        raise UsageError(f"{path} has no prices", _format(path))
     return found
 
 
@@ -67,11 +72,20 @@ def _csv(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             _no_others(path, reader.fieldnames or ())
-            return [(f"{path}, line {reader.line_num}", row) for row in reader]
+            return [_whole(f"{path}, line {reader.line_num}", row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"{path}: {getattr(error, 'strerror', None) or error}", "check the path"
         ) from error
+
+
+def _whole(where: str, row: dict[Any, Any]) -> tuple[str, Mapping[str, Any]]:
+    """A line with no more cells than the header: an unquoted 1,200 is two, and the first is 1."""
+    if None in row:
+        raise UsageError(
+            f"{where}: it has more cells than the header", 'quote a price with a comma: "1,200"'
+        )
+    return where, row
 
 
 def _toml(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -79,7 +93,10 @@ def _toml(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     blocks = content.pop("price", [])
     fits = isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks)
     if content or not fits:
-        raise UsageError(f"{path}: prices are written as [[price]] blocks, and nothing else")
+        raise UsageError(
+            f"{path}: prices are written as [[price]] blocks, and nothing else",
+            f"as: {TOML_EXAMPLE}",
+        )
     for block in blocks:
         _no_others(path, block)
     return [(f"{path}, price {number}", block) for number, block in enumerate(blocks, start=1)]
@@ -91,16 +108,24 @@ def _no_others(path: Path, names: Iterable[str]) -> None:
     missing = [name for name in COLUMNS[:2] if name not in names]
     if wrong or missing:
         problem = f"unknown {wrong[0]!r}" if wrong else f"it lacks {missing[0]!r}"
-        raise UsageError(f"{path}: {problem}", f"its columns are {', '.join(COLUMNS)}")
+        raise UsageError(f"{path}: {problem}", _format(path))
+
+
+def _format(path: Path) -> str:
+    if path.suffix == ".toml":
+        return f"its keys are {', '.join(COLUMNS)}, as: {TOML_EXAMPLE}"
+    return f"its columns are {', '.join(COLUMNS)}, as: {CSV_EXAMPLE}"
 
 
 def _usd(where: str, value: Any) -> float:
-    try:
-        price = float(value)
-    except (TypeError, ValueError):
-        price = math.nan
-    if isinstance(value, bool) or not 0 < price < math.inf:
-        raise UsageError(f"{where}: price_usd = {value!r} is no price above zero")
+    """``700``, ``"$700"`` and ``"1,200"``; ``1.200,50`` and ``700 €`` could be anything."""
+    text = "" if isinstance(value, bool) else str(value).strip()
+    price = float(re.sub(r"[$,\s]", "", text)) if WRITTEN.fullmatch(text) else math.nan
+    if not 0 < price < math.inf:
+        raise UsageError(
+            f"{where}: price_usd = {value!r} is no price above zero",
+            'write US dollars, as 1200, 1200.50, $1200 or, quoted in a CSV file, "1,200"',
+        )
     return price
 
 

@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gpubench import prices, scaling, score, sensitivity
-from gpubench.cards import GIB, Card, catalogue, unsupported_precision
+from gpubench.cards import Card, catalogue, unsupported_precision
 from gpubench.errors import UsageError
 from gpubench.estimate import Estimate
-from gpubench.evidence import operation_of
+from gpubench.evidence import measured, operation_of
 from gpubench.job import CONTEXT_BYTES, Job
 from gpubench.predict import Predictor
 from gpubench.prices import Price
@@ -32,6 +32,8 @@ ELECTRICITY = 0.15
 TOKENS = 1e8
 #: without a job: as much work as keeps the reference card busy for a day
 REFERENCE_HOURS = 24.0
+#: where fewer cards pass, cheaper jobs are offered
+FEW = 3
 #: more than one machine holds are no advice
 MOST_CARDS = 8
 #: the one case of a ranking by a job's own time
@@ -49,26 +51,28 @@ class Question:
         job: a training job; without one the profile's cases are what counts.
         cards: globs over card ids; none is the whole catalogue.
         price_limit: US dollars for all cards together.
-        prices: by card id; None is the launch prices of the catalogue.
+        prices: by card id; the other cards keep the catalogue's launch price.
         card_bytes: least memory of a card as sold.
         count: cards of one kind, data parallel.
         hours: of use over which the price is spread.
         electricity: US dollars per kilowatt-hour.
         tokens: of the job whose cost is shown.
         rows: of result files, from `table.load`.
+        files: how many those are; some have no rows.
     """
 
     profile: Profile
     job: Job | None = None
     cards: tuple[str, ...] = ()
     price_limit: float | None = None
-    prices: Mapping[str, Price] | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
     card_bytes: float = 0.0
     count: int = 1
     hours: float = HOURS
     electricity: float = ELECTRICITY
     tokens: float = TOKENS
     rows: Sequence[Mapping[Any, Any]] = ()
+    files: int = 0
 
     @property
     def cases(self) -> Mapping[str, float]:
@@ -106,7 +110,10 @@ class Answer:
         options: by card id, all cards that were looked at.
         cheap, frugal: on the Pareto front of performance against price, and against power.
         basis: what the model learnt from.
+        taught: rows of the results that count, since cards were measured in them.
         changes: what would make another card win.
+        ways: where few cards pass, cheaper jobs that more pass for.
+        unwished: where none passes, how many would without the wish for a card's memory.
     """
 
     question: Question
@@ -116,7 +123,10 @@ class Answer:
     cheap: frozenset[str]
     frugal: frozenset[str]
     basis: str
-    changes: tuple[Change, ...] = field(default=())
+    taught: int = 0
+    changes: tuple[Change, ...] = ()
+    ways: "tuple[Way, ...]" = ()
+    unwished: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,8 @@ def recommend(question: Question) -> Answer:
         return score.rank(candidates, reference, weights, question.cases, changed)
 
     ranking = again(needs)
+    passed = len(ranking.scored) + len(ranking.apart)
+    unlimited = replace(question, card_bytes=0.0)
     options = _with_cost(options, ranking, question)
     speed = {one.name: one.parts["performance"].value for one in (*ranking.scored, *ranking.apart)}
     priced = {
@@ -168,7 +180,10 @@ def recommend(question: Question) -> Answer:
         cheap=frozenset(score.front(priced)),
         frugal=frozenset(score.front(powered)),
         basis=predictor.basis,
+        taught=sum(any(measured([row])) for row in question.rows),
         changes=tuple(_changes(question, ranking, needs, again)),
+        ways=tuple(ways_to_fit(question)) if passed < FEW else (),
+        unwished=0 if passed or not question.card_bytes else len(passing(unlimited)),
     )
 
 
@@ -257,22 +272,38 @@ def _option(
     predictor: Predictor,
     found: Measurement | None,
 ) -> Option:
-    known = question.prices
-    price = (prices.launch_prices([card]) if known is None else known).get(card.card_id)
-    if price and question.count > 1:
-        price = replace(price, usd=price.usd * question.count)
     candidate = _candidate(card, question, steps, predictor, found)
     notes = [OLD_SOFTWARE] if card.capability < OLD_CAPABILITY else []
     return Option(
         card=card,
-        candidate=replace(candidate, price_usd=price.usd if price else None),
-        price=price,
+        candidate=candidate,
+        price=_price(card, question),
         watts=card.power_w * question.count,
         hours=None,
         electricity_usd=None,
         cost_usd=None,
         measured=len(found.rates) if found else 0,
         notes=tuple(notes),
+    )
+
+
+def _price(card: Card, question: Question) -> Price | None:
+    """Of all cards together."""
+    price = (prices.launch_prices([card]) | dict(question.prices)).get(card.card_id)
+    return price and replace(price, usd=price.usd * question.count)
+
+
+def _bare(card: Card, question: Question) -> Candidate:
+    """What is known of a card without the model: all that the gates ask for."""
+    price = _price(card, question)
+    return Candidate(
+        name=card.card_id,
+        rates={},
+        memory_bytes=float(card.memory_bytes),
+        usable_bytes=card.usable_bytes,
+        bandwidth=card.bandwidth,
+        price_usd=price.usd if price else None,
+        capability=card.capability,
     )
 
 
@@ -319,16 +350,7 @@ def _candidate(
         drawn = found.watts.get(case_id) if found else None
         power = drawn or board_power(card)
         watts[case_id] = power * Estimate.of(float(question.count))
-    return Candidate(
-        name=card.card_id,
-        rates=rates,
-        watts=watts,
-        gaps=gaps,
-        memory_bytes=float(card.memory_bytes),
-        usable_bytes=card.usable_bytes,
-        bandwidth=card.bandwidth,
-        capability=card.capability,
-    )
+    return replace(_bare(card, question), rates=rates, watts=watts, gaps=gaps)
 
 
 def _reference(
@@ -394,41 +416,88 @@ def job_hours(question: Question, one: score.Score) -> Estimate:
     return Estimate.of(100 * REFERENCE_HOURS) / one.parts["performance"]
 
 
-def ways_to_fit(question: Question, usable_bytes: float) -> list[str]:
-    """Changes of the job with which it fits that much memory, the nearest first.
+# ways ------------------------------------------------------------------------------------------
 
-    Each is one change, or one with the largest batch that then fits; empty where nothing helps.
+
+#: of a job that few cards hold, the nearest first
+CHEAPER: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("a smaller batch", {}),
+    ("activation checkpointing (--checkpointing)", {"checkpointing": True}),
+    ("8-bit AdamW (--optimizer adamw8bit)", {"optimizer": "adamw8bit"}),
+    ("LoRA (--method lora)", {"method": "lora"}),
+    ("QLoRA (--method qlora)", {"method": "qlora"}),
+    (
+        "QLoRA with checkpointing (--method qlora --checkpointing)",
+        {"method": "qlora", "checkpointing": True},
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A cheaper job that more cards pass for, all gates and ``question`` tried.
+
+    Attributes:
+        said: what changes, with its flags; a smaller batch has its own.
+        counts: with so many cards the step has as many sequences as before; None where that is
+            more than pass.
+        passing: how many cards of the catalogue.
+    """
+
+    said: str
+    question: Question
+    need_bytes: float
+    counts: int | None
+    passing: int
+
+
+def passing(question: Question) -> list[Card]:
+    """Cards that pass the gates, before anything is measured."""
+    steps = steps_of(question)
+    needs = needs_of(question, steps)
+    return [
+        card
+        for card in chosen(question.cards)
+        if all(step.precision in card.peaks for step in steps.values())
+        and not score.bars(_bare(card, question), needs)
+    ]
+
+
+def ways_to_fit(question: Question) -> list[Way]:
+    """Changes of the job with which more cards pass, the nearest first; none without a job.
+
+    Each is one change, or one with the largest batch that then fits any card that passes the
+    other gates.
     """
     job = question.job
     if job is None:
         return []
-    changes: list[tuple[str, dict[str, Any]]] = [
-        ("a smaller batch", {}),
-        ("activation checkpointing (--checkpointing)", {"checkpointing": True}),
-        ("8-bit AdamW (--optimizer adamw8bit)", {"optimizer": "adamw8bit"}),
-        ("LoRA (--method lora)", {"method": "lora"}),
-        ("QLoRA (--method qlora)", {"method": "qlora"}),
-        (
-            "QLoRA with checkpointing (--method qlora --checkpointing)",
-            {"method": "qlora", "checkpointing": True},
-        ),
-    ]
-    ways = []
-    seen = [job]
-    for said, change in changes:
+    least = replace(
+        job, batch=1, sequence=1, checkpointing=True, method="qlora" if job.low else "lora"
+    )
+    room = max((card.usable_bytes for card in passing(replace(question, job=least))), default=0.0)
+    now, need = len(passing(question)), job.memory().total_bytes
+    seen, ways = [job], []
+    for said, change in CHEAPER:
         if change.get("method") == "qlora" and not job.low:
             continue  # which computes in 16 bit only
         other = replace(job, **change)
-        if change and other in seen:
+        batch = min(other.largest_batch(room), job.batch)
+        other = replace(other, batch=max(batch, 1))
+        if not batch or other in seen or other.memory().total_bytes >= need:
             continue
         seen.append(other)
-        batch = min(other.largest_batch(usable_bytes), job.batch)
-        if not batch:
-            continue
-        need = replace(other, batch=batch).memory().total_bytes / GIB
-        smaller = f", at batch {batch}" if batch < job.batch else ""
-        cards = math.ceil(job.batch / batch)
-        if 1 < cards <= MOST_CARDS:
-            smaller += f" on {cards} cards (--count {cards} --batch {batch})"
-        ways.append(f"{said}{smaller}: {need:.1f} GiB")
+        asked = replace(question, job=other)
+        if (passed := len(passing(asked))) > now:
+            way = Way(said, asked, other.memory().total_bytes, _counts(asked, job.batch), passed)
+            ways.append(way)
     return ways
+
+
+def _counts(asked: Question, batch: int) -> int | None:
+    """How many cards make up for a smaller batch, if that many pass."""
+    if asked.job is None or asked.job.batch == batch:
+        return None
+    count = asked.count * math.ceil(batch / asked.job.batch)
+    fits = count <= MOST_CARDS and passing(replace(asked, count=count))
+    return count if fits else None

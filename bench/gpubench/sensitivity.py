@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 from gpubench.profile import PARTS
 from gpubench.score import Candidate, Needs, Ranking, Score
 
+#: further than this nobody goes: a weight beyond half, a price beyond -60 % or +150 %
+LARGEST_SHARE = 0.5
+SMALLEST_PRICE, LARGEST_PRICE = 0.4, 2.5
+
 
 @dataclass(frozen=True)
 class Change:
@@ -60,7 +64,7 @@ def _crossing(
         return
     share = rest / (rest - ahead[part])
     before = counted.get(part, 0.0) / (others + counted.get(part, 0.0))
-    if 0 <= share <= 1:
+    if 0 <= share <= LARGEST_SHARE:
         yield Change("weight", part, before, share, rival.name)
 
 
@@ -80,7 +84,7 @@ def nearest_price(ranking: Ranking, weights: Mapping[str, float]) -> list[Change
         (rival.name, rival.candidate.price_usd, 1 / factor),
         (winner.name, winner.candidate.price_usd, factor),
     ):
-        if price:
+        if price and SMALLEST_PRICE <= after <= LARGEST_PRICE:
             changes.append(Change("price", name, price, price * after, rival.name))
     return changes
 

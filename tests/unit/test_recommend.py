@@ -188,7 +188,9 @@ def test_cards_of_no_known_price_fail_a_price_limit_and_else_stand_apart():
     assert set(names(answer.ranking.apart)) == {
         c for c in catalogue() if c.startswith("nvidia-a100")
     }
-    assert "Set apart: 4 cards without a known price" in advice.text(answer, "table", 3)
+    assert "Set apart, not ranked with the others: 4 cards without a known" in advice.text(
+        answer, "table", 3
+    )
     limited = ask(cards=("nvidia-a100*", "*4090"), price_limit=5000)
     assert "no known price" in reasons(limited)["nvidia-a100-pcie-40gb"][0].reason
     alone = ask(cards=("nvidia-a100*",))
@@ -211,14 +213,104 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     assert "None of 2 cards passes" in said
     assert "--method qlora" in said
     usable = get_card("geforce-rtx-4090").usable_bytes
-    ways = ways_to_fit(Question(BALANCED, job), usable)
+    ways = ways_to_fit(Question(BALANCED, job, ("*4090", "*3090")))
     assert ways
-    assert all(float(way.rpartition(":")[2].split()[0]) * GIB <= usable for way in ways)
-    large = replace(QLORA, batch=8, sequence=512)
-    first = ways_to_fit(Question(BALANCED, large), usable)[0]
-    batch = large.largest_batch(usable)
+    assert all(way.need_bytes <= usable for way in ways)
+    large = Question(BALANCED, replace(QLORA, batch=8), ("*4090",))
+    first = ways_to_fit(large)[0]
+    batch = large.job.largest_batch(usable)
     assert 1 < batch < 8
-    assert first.startswith(f"a smaller batch, at batch {batch} on {-(-8 // batch)} cards")
+    assert first.question.job.batch == batch
+    assert first.counts == -(-8 // batch)
+    assert f"on {first.counts} cards with --count" in advice.way_text(first, recommend(large))
+    assert ways_to_fit(replace(large, price_limit=1600.0))[0].counts is None  # one card's price
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(["full", "lora", "qlora"]),
+    st.sampled_from([1, 2, 8]),
+    st.booleans(),
+    st.sampled_from([None, 800.0, 3000.0]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([0.0, 20 * GIB]),
+)
+def test_each_way_passes_all_gates_when_asked_and_needs_less(
+    method, batch, checkpointing, limit, count, least
+):
+    job = Job(get_model("llama-8b"), method, batch=batch, checkpointing=checkpointing)
+    question = Question(
+        BALANCED, job, price_limit=limit, card_bytes=least, count=count, cards=("geforce-*",)
+    )
+    for way in ways_to_fit(question):
+        answer = recommend(way.question)
+        assert len(answer.ranking.scored) + len(answer.ranking.apart) == way.passing > 0
+        assert way.need_bytes < job.memory().total_bytes
+        if batch == 1:
+            assert "batch" not in way.said
+        if way.counts:
+            assert recommend(replace(way.question, count=way.counts)).ranking.scored
+
+
+def test_full_training_that_few_cards_hold_is_offered_with_cheaper_methods():
+    limited = ask(Job(get_model("llama-8b")), price_limit=800)
+    said = advice.sentence(limited)
+    assert "float32 master weights" in said
+    assert "QLoRA (--method qlora)" in said
+    assert "batch 1 (--batch" not in said
+    assert f"{len(ask(QLORA, price_limit=800).ranking.scored)} cards" in said
+    one = ask(Job(get_model("llama-8b")))  # a B200 alone holds it
+    assert len(one.ranking.scored) + len(one.ranking.apart) < 3
+    assert "More cards pass with" in advice.sentence(one)
+    assert not ask(QLORA).ways  # many pass
+
+
+def test_a_wish_for_memory_that_no_card_has_is_named_as_the_cause():
+    answer = ask(QLORA, card_bytes=200 * GIB)
+    said = advice.sentence(answer)
+    assert "The wish for 200 GiB (--min-memory) is the cause, not the job" in said
+    assert f"{len(ask(QLORA).ranking.scored) + len(ask(QLORA).ranking.apart)} cards" in said
+    assert "--method" not in said
+    assert "--min-memory" not in advice.sentence(ask(Job(get_model("llama-8b")), price_limit=800))
+
+
+def test_a_rank_beyond_the_models_width_is_refused_for_the_rank():
+    with pytest.raises(UsageError, match="rank 99999") as error:
+        Job(get_model("llama-8b"), "lora", rank=99_999)
+    assert "rank" in error.value.remedy
+
+
+def test_changes_that_nobody_would_make_are_left_out():
+    for name in PROFILES:
+        for change in ask(profile=load_profile(name)).changes:
+            if change.kind == "price":
+                assert 0.4 <= change.after / change.before <= 2.5
+            if change.kind == "weight":
+                assert change.after <= 0.5
+
+
+def test_the_answer_says_whose_prices_and_what_100_is_and_how_many_more_there_are():
+    answer = ask()
+    said = " ".join(advice.text(answer, "table", 3).split())
+    assert "prices are launch prices (--prices FILE gives today's)" in said
+    assert "a score of 100 is the GeForce RTX 3090" in said
+    assert f"{len(answer.ranking.scored) - 3} more with --top {len(answer.ranking.scored)}" in said
+    assert "more with --top" not in advice.text(answer, "table", 99)
+
+
+def test_nothing_that_passes_is_an_answer_and_no_error(capsys):
+    status, out, _ = run(capsys, "--model", "llama-8b", "--price-limit", "10")
+    assert status == 0
+    assert out.startswith("None of 78 cards passes")
+    _, out, _ = run(capsys, "--model", "llama-8b", "--cards", "*4090")
+    assert out.startswith("The one card looked at does not pass")
+    assert "1 cards" not in out
+
+
+def test_more_cards_are_said_to_hold_the_whole_job_each():
+    said = " ".join(advice.text(ask(QLORA, count=2), "table", 3).split())
+    assert "usable on each card" in said
+    assert "sharding (FSDP, ZeRO-3) isn't modelled" in said
 
 
 def test_more_cards_do_not_pool_their_memory():
@@ -305,15 +397,26 @@ def test_scaling_compares_like_with_like_and_a_cards_own_results_come_first(monk
 # prices ----------------------------------------------------------------------------------------
 
 
-def test_a_file_of_prices_takes_the_place_of_all_launch_prices(tmp_path):
+def test_a_file_of_prices_takes_the_place_of_the_launch_prices_of_its_cards_alone(tmp_path):
     path = tmp_path / "today.csv"
     path.write_text("card_id,price_usd,date\nnvidia-a100-pcie-40gb,3000,2026-11-01\n")
-    answer = ask(prices=load_prices(str(path)), cards=("*4090", "nvidia-a100-pcie-40gb"))
-    assert names(answer.ranking.scored) == ["nvidia-a100-pcie-40gb"]
-    assert names(answer.ranking.apart) == ["geforce-rtx-4090"]
-    row = advice.rows(answer)[0]
-    assert advice.price_text(row) == "$3,000, 2026-11-01"
-    assert "today.csv price" in advice.text(answer, "table", 2)
+    answer = ask(prices=load_prices(str(path)), cards=("*4090", "nvidia-a100-*40gb"))
+    assert set(names(answer.ranking.scored)) == {"nvidia-a100-pcie-40gb", "geforce-rtx-4090"}
+    assert names(answer.ranking.apart) == ["nvidia-a100-sxm4-40gb"]
+    said = advice.text(answer, "table", 2)
+    assert "$3,000, given 2026-11-01" in said
+    assert "$1,599, launch 2022-10" in said
+    assert "1 card at the price in today.csv; the others have those at launch" in said
+    assert max(map(len, advice.tables(answer, 2, "table").splitlines())) <= 120
+    alone = ask(prices=load_prices(str(path)), cards=("nvidia-a100-pcie-40gb",))
+    assert "given price" in advice.text(alone, "table", 2)
+
+
+@pytest.mark.parametrize("written", ["1200", "$1200", '"1,200"', '"$1,200.00"', "1.2e3"])
+def test_a_price_may_have_a_dollar_sign_and_commas_between_thousands(tmp_path, written):
+    path = tmp_path / "p.csv"
+    path.write_text(f"card_id,price_usd\ntesla-t4,{written}\n")
+    assert load_prices(str(path))["tesla-t4"].usd == 1200
 
 
 def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
@@ -336,6 +439,10 @@ def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
         ("p.csv", "card_id,euro\ntesla-t4,1\n", "unknown 'euro'"),
         ("p.csv", "card_id\ntesla-t4\n", "lacks 'price_usd'"),
         ("p.csv", "card_id,price_usd\n", "has no prices"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,1,200\n", "quote a price with a comma"),
+        ("p.csv", 'card_id,price_usd\ntesla-t4,"1,20"\n', "is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,700 €\n", "write US dollars"),
+        ("p.toml", "prices = 3\n", '[[price]] card_id = "tesla-t4", price_usd = 400'),
         ("p.toml", "[price]\ncard_id = 'x'\n", "[[price]] blocks"),
         ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = true\n", "True is no price"),
         ("nowhere.csv", None, "No such file"),
@@ -360,6 +467,23 @@ def test_the_cost_of_a_job_is_its_electricity_and_its_share_of_the_price():
     assert option.hours.value == pytest.approx(hours)
     assert option.electricity_usd == pytest.approx(hours * 0.450 * 0.5)
     assert option.cost_usd == pytest.approx(hours * 0.450 * 0.5 + 1599 * hours / 1000)
+
+
+def test_a_card_without_a_price_shows_its_electricity_alone_and_says_so():
+    answer = ask(QLORA, cards=("nvidia-a100-pcie-40gb",))
+    electricity = answer.options["nvidia-a100-pcie-40gb"].electricity_usd
+    said = advice.text(answer, "table", 1)
+    assert f"${electricity:.2f} *" in said
+    assert "* electricity alone" in said
+    assert "electricity alone" not in advice.text(ask(QLORA, cards=("*4090",)), "table", 1)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("job", [None, QLORA])
+def test_the_tables_fit_120_columns_with_every_card_in_them(job, count):
+    answer = ask(job, count=count, tokens=1e10)
+    widest = max(map(len, advice.tables(answer, 99, "table").splitlines()))
+    assert widest <= 120
 
 
 def test_without_a_job_the_work_is_a_day_of_the_reference():
@@ -521,6 +645,18 @@ def test_rows_that_were_not_measured_change_nothing(provenance):
         assert one.total.value == pytest.approx(other.total.value)
 
 
+def test_it_says_how_many_rows_count_and_that_those_of_processors_and_virtual_cards_do_not():
+    rows = measured_rows("geforce-rtx-3090")
+    rows[0] |= {"status": "oom", "reason": "out of memory", "median_s": math.nan}
+    said = advice.text(ask(rows=rows, files=2), "table", 3)
+    assert f"2 result files: {len(rows) - 1} of {len(rows)} rows count" in said
+    for useless in ({"card_id": None}, {"provenance": "virtual"}):
+        rows = [row | useless for row in measured_rows("geforce-rtx-3090")]
+        said = " ".join(advice.text(ask(rows=rows, files=1), "table", 3).split())
+        assert "1 result file, no usable rows: processors and simulated cards don't count" in said
+    assert "result file" not in advice.text(ask(), "table", 3)
+
+
 # the model's errors ----------------------------------------------------------------------------
 
 
@@ -541,6 +677,15 @@ def test_an_estimates_intervals_are_the_predictors_own(pair):
     )
 
 
+@pytest.mark.parametrize("width", [60, 100, 140])
+def test_prose_keeps_to_the_width_and_loses_no_word(width):
+    answer = ask(QLORA, price_limit=1000, count=2)
+    said, whole = (advice.text(answer, "table", 3, columns) for columns in (width, 10_000))
+    assert said.split() == whole.split()
+    prose = said.replace(advice.tables(answer, 3, "table").strip("\n"), "")
+    assert max(map(len, prose.splitlines())) <= width < max(map(len, whole.splitlines()))
+
+
 # the command -----------------------------------------------------------------------------------
 
 
@@ -557,7 +702,7 @@ def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys)
     assert found["kind"] == "recommendation"
     assert len(found["rows"]) == len(catalogue())
     assert found["answer"]
-    assert {change["kind"] for change in found["changes"]} >= {"weight", "price", "memory"}
+    assert {change["kind"] for change in found["changes"]} >= {"weight", "memory"}
     standings = {row["standing"] for row in found["rows"]}
     assert standings == {"winner", "ranked", "apart", "excluded"}
     for row in found["rows"]:
@@ -570,10 +715,18 @@ def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
     lines = out.splitlines()
     assert status == 0
     assert lines[0].startswith("2 × ")
-    assert lines[2].split()[:2] == ["card", "score"]
-    (takes,) = (number for number, line in enumerate(lines) if "launch price" in line)
+    (scores,) = (
+        number for number, line in enumerate(lines) if line.startswith("card  ") and "score" in line
+    )
+    (takes,) = (number for number, line in enumerate(lines) if "takes [80 %]" in line)
     assert all(re.search(r"\$\d,\d{3}, 20\d\d-\d\d", line) for line in lines[takes + 2 : takes + 5])
-    assert max(map(len, lines[2 : takes + 5])) <= 120
+    assert max(map(len, lines[scores : takes + 5])) <= 120
+    assert "launch price" in lines[takes]
+    assert "job cost" in lines[takes]
+    assert all(
+        re.search(r"[\d.]+ h \[[\d.]+, [\d.]+\]", line) for line in lines[takes + 2 : takes + 5]
+    )
+    assert all(" 2 × " in line for line in lines[takes + 2 : takes + 5])
     for words in ("What would change", "h of use", "never today's", "data parallel"):
         assert words in out
 
@@ -587,7 +740,7 @@ def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
         (["--profile", "best"], "no profile is named 'best'"),
         (["--prices", "nowhere.csv"], "No such file"),
         (["--model", "llama-9b"], "llama-9b"),
-        (["--model", "llama-8b", "--seq", "999999999"], "sequence"),
+        (["--model", "bert-large", "--seq", "99999"], "sequence"),
         (["nowhere.parquet"], "nowhere.parquet"),
     ],
 )

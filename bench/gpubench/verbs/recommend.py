@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 
 from gpubench import errors
 from gpubench.verbs._flags import add_format, add_profile, amount, positive
@@ -43,7 +45,12 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     gates.add_argument("--min-memory", type=amount, metavar="GIB", help="of a card as it is sold")
     gates.add_argument("--count", type=positive, default=1, metavar="N", help="cards of one kind")
     cost = sub.add_argument_group("costs")
-    cost.add_argument("--prices", metavar="FILE", help="CSV or TOML, in place of launch prices")
+    cost.add_argument(
+        "--prices",
+        metavar="FILE",
+        help="of the cards in it, in place of launch prices: CSV with the columns card_id, "
+        "price_usd and, if known, date, or TOML with [[price]] blocks of these keys",
+    )
     cost.add_argument("--hours", type=amount, metavar="H", help="a card's life; default: 8760")
     cost.add_argument("--electricity", type=amount, metavar="USD", help="a kWh; default: 0.15")
     sub.add_argument("--top", type=positive, default=8, metavar="N", help="rows; default: 8")
@@ -56,7 +63,8 @@ def call(arguments: argparse.Namespace) -> int:
     from gpubench.recommend import recommend
 
     answer = recommend(question(arguments))
-    print(advice.text(answer, arguments.format, arguments.top), end="")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else advice.WIDTH
+    print(advice.text(answer, arguments.format, arguments.top, width), end="")
     return errors.EXIT_DONE
 
 
@@ -72,22 +80,25 @@ def question(arguments: argparse.Namespace) -> Question:
     if job and arguments.steps:
         tokens = arguments.steps * job.tokens
     rows: Sequence[Mapping[Any, Any]] = ()
+    files = 0
     if arguments.results:
-        from gpubench import table
+        from gpubench import store, table
 
+        files = len(store.expand(arguments.results))
         rows = table.load(arguments.results).to_dict("records")
     return Question(
         profile=load_profile(arguments.profile),
         job=job,
         cards=tuple(arguments.cards),
         price_limit=arguments.price_limit,
-        prices=load_prices(arguments.prices) if arguments.prices else None,
+        prices=load_prices(arguments.prices) if arguments.prices else {},
         card_bytes=(arguments.min_memory or 0.0) * GIB,
         count=arguments.count,
         hours=arguments.hours or HOURS,
         electricity=ELECTRICITY if arguments.electricity is None else arguments.electricity,
         tokens=tokens,
         rows=rows,
+        files=files,
     )
 
 
