@@ -78,7 +78,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     names = list(known)
     close = get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    if len(names) <= 24 and kind != "card":
+    if len(names) <= 24:
         every = f"known: {', '.join(names)}"
     else:
         every = f"`gpubench list {kind}s` shows all {len(names)}"

@@ -54,7 +54,7 @@ def refused(done, status, *words):
         (["run", "--suite", "quik"], ["no suite is named 'quik'", "did you mean 'quick'"]),
         (["run", "--suite", "nowhere.toml"], ["nowhere.toml", "No such file"]),
         (["run", "--device", "gpu"], ["no device is named 'gpu'", "virtual:CARD"]),
-        (["run", "--device", "virtual:rtx"], ["no card is named 'rtx'", "gpubench list cards"]),
+        (["run", "--device", "virtual:rtx"], ["cards are named 'rtx'", "gpubench list cards"]),
         (["run", "--device", "virtual:tesla-t4,nois=1"], ["did you mean 'noise'"]),
         (["run", "--device", "cpu:3"], ["takes no number"]),
         (["run", "--only", "gem"], ["'gem' matches no case", "--dry-run"]),
