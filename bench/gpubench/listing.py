@@ -202,7 +202,7 @@ def others_results() -> Listing:
 
 
 def models() -> Listing:
-    """Every model with its modelled memory of a training step of 512 tokens, in bf16 with AdamW."""
+    """Every model with its modelled memory of a step of 1 × 512 tokens, bf16, AdamW."""
     from gpubench.job import METHODS, Job, all_models
 
     def memory(model: Any, method: str) -> float:
@@ -221,14 +221,14 @@ def models() -> Listing:
         for name, model in all_models().items()
     ]
     return rows, (
-        Column("name", "model"),
+        Column("name", "model", whole=True),
         Column("parameters", "parameters", lambda n: f"{number(n / 1e9)} billion", right=True),
-        Column("layers", "layers", right=True),
-        Column("hidden", "hidden", right=True),
-        Column("positions", "tokens", right=True),
-        Column("full_bytes", "full", gibibytes, right=True),
-        Column("lora_bytes", "LoRA", gibibytes, right=True),
-        Column("qlora_bytes", "QLoRA", gibibytes, right=True),
+        Column("layers", "layers", right=True, spare=3),
+        Column("hidden", "hidden", right=True, spare=1),
+        Column("positions", "longest sequence", right=True, spare=2),
+        Column("full_bytes", "full, 1 × 512", gibibytes, right=True),
+        Column("lora_bytes", "LoRA, 1 × 512", gibibytes, right=True),
+        Column("qlora_bytes", "QLoRA, 1 × 512", gibibytes, right=True),
     )
 
 
