@@ -62,6 +62,11 @@ def refused(done, status, *words):
         (["run", "--budget", "soon"], ["not a time span"]),
         (["run", "--resume", "nowhere.parquet"], ["nowhere.parquet", "no such file"]),
         (["list", "card"], ["did you mean 'cards'"]),
+        (
+            ["list", "cards", "--formt", "json"],
+            ["arguments: --formt json", "`gpubench list --help`"],
+        ),
+        (["devices", "extra"], ["arguments: extra", "`gpubench devices --help`"]),
         (["show", "nowhere/*.parquet"], ["no result file there"]),
         (["compare", "nowhere"], ["no result file there"]),
         (["report", "nowhere"], ["no result file there"]),
