@@ -2,17 +2,19 @@
 
 ``data/cards.csv`` holds reference clocks and *dense* peaks with their source, confidence and
 cross-checks per row. A device is matched by the name its driver reports and, where two cards
-share a name (RTX 3080 10 and 12 GB), by its memory. Cards of the user's own (`card_file`) are in
-the catalogue like the others, and before them where they are the same.
+share a name (RTX 3080 10 and 12 GB), by its memory; a card that a person names, by its id or by
+words of its name. Cards of the user's own (`card_file`) are in the catalogue like the others, and
+before them where they are the same.
 """
 
 import csv
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from gpubench import card_file
-from gpubench.errors import unknown_name
+from gpubench.errors import UsageError
 
 CATALOGUE = Path(__file__).parent / "data" / "cards.csv"
 GIB = 2**30
@@ -37,6 +39,9 @@ NOMINAL_LAUNCH_S = 5e-6
 # 24 (L4), 44.3 of 48 (A40).
 USABLE_SHARE = 0.975
 USABLE_SHARE_INLINE_ECC = 0.91
+
+# Ids that a message lists where a name is that of several cards.
+MOST_NAMED = 8
 
 # Drivers keep up to 8 % of the memory back, most of it for error correction (T4: 14.7 of 16 GiB).
 MEMORY_TOLERANCE = 0.15
@@ -121,15 +126,85 @@ def catalogue() -> dict[str, Card]:
     return shipped | {row["card_id"]: _card(row, own=True) for row in card_file.rows()}
 
 
-def get_card(card_id: str) -> Card:
-    """The card ``card_id``.
+def get_card(name: str) -> Card:
+    """The one card that ``name`` means: an id of the catalogue, or words of a card's name.
 
     Raises:
-        UsageError: the catalogue has none of that id.
+        UsageError: no card has that name, or several do.
     """
-    if card_id not in catalogue():
-        raise unknown_name("card", card_id, catalogue())
-    return catalogue()[card_id]
+    cards = named(name)
+    if len(cards) > 1:
+        ids = [card.card_id for card in cards]
+        more = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+        raise UsageError(
+            f"{len(ids)} cards are named {name!r}: {', '.join(ids[:MOST_NAMED])}{more}",
+            "give one of these ids; `gpubench list cards` shows what they are",
+        )
+    return cards[0]
+
+
+def named(name: str) -> list[Card]:
+    """The cards that ``name`` may mean: one, where it is an id or says all that tells it apart.
+
+    The words that are given have to be among those of a card's id and names, in any case and order;
+    NVIDIA and GeForce are no matter. Where they are the whole of a name, but for RTX or GTX, cards
+    that have further words are not meant: "4080" is neither the SUPER nor any Ti.
+
+    Raises:
+        UsageError: no card has that name.
+    """
+    if name in catalogue():
+        return [catalogue()[name]]
+    wanted = _words(name)
+    cards = [card for card in catalogue().values() if wanted and wanted <= _all_words(card)]
+    if not cards:
+        raise _unknown(name)
+    return [card for card in cards if _whole(name) in map(_whole, _spellings(card))] or cards
+
+
+def _spellings(card: Card) -> tuple[str, ...]:
+    return card.card_id, *card.driver_names
+
+
+def _words(name: str) -> frozenset[str]:
+    """Its words, less the maker's; "rtx4070ti 16 GB" has the words of "RTX 4070 Ti 16GB"."""
+    apart = re.sub(r"(?<=tx)(?=\d)|(?<=\d)(?=(ti|super)\b)", " ", name.casefold())
+    joined = re.sub(r"(?<=\d)\s*gi?b\b", "gb", apart)
+    return frozenset(re.findall(r"\w+", joined.replace("_", " "))) - {"nvidia", "geforce"}
+
+
+def _all_words(card: Card) -> frozenset[str]:
+    return frozenset().union(*map(_words, _spellings(card)))
+
+
+def _whole(name: str) -> frozenset[str]:
+    """What is left without the RTX or GTX of a numbered card; "TITAN RTX" has no other name."""
+    words = _words(name)
+    return words - {"rtx", "gtx"} if any(word.isdecimal() for word in words) else words
+
+
+def _unknown(name: str) -> UsageError:
+    """The error for a name that no card has: with the nearest id and a search."""
+    from difflib import get_close_matches  # only mistakes need it
+
+    spelled = {
+        " ".join(sorted(_words(one), key=one.casefold().find)): card.card_id
+        for card in catalogue().values()
+        for one in _spellings(card)
+    }
+    said = " ".join(sorted(_words(name), key=name.casefold().find))
+    close = get_close_matches(said, spelled, n=1)
+    hint = f"did you mean {spelled[close[0]]!r}? " if close else ""
+    return UsageError(f"no card is named {name!r}", f"{hint}{_search(name)} shows what there is")
+
+
+def _search(name: str) -> str:
+    """The command that lists the cards with the longest part of a number in ``name``."""
+    digits = max(re.findall(r"\d+", name), key=len, default="")
+    for length in range(len(digits), 1, -1):
+        if any(digits[:length] in card_id for card_id in catalogue()):
+            return f"`gpubench list cards --only '*{digits[:length]}*'`"
+    return "`gpubench list cards`"
 
 
 def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:

@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without our signs gets others
             stream.reconfigure(errors="replace")
-    arguments = parser(words).parse_args(words or ["--help"])
+    arguments, unknown = parser(words).parse_known_args(words or ["--help"])
+    if unknown:  # argparse would say so in the name of the whole command
+        arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = arguments.verb(arguments)
         sys.stdout.flush()
@@ -154,7 +156,7 @@ def parser(words: Sequence[str]) -> Parser:
         if name in words:
             module = import_module(f"gpubench.verbs.{name}{'_' * iskeyword(name)}")
             module.add_arguments(sub)
-            sub.set_defaults(verb=module.call)
+            sub.set_defaults(verb=module.call, refuse=sub.error)
     return top
 
 

@@ -14,7 +14,7 @@
 Each message says what is wrong, with which evidence; ``remedy`` says what to do next.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 EXIT_DONE = 0
 EXIT_CONDITION_MET = 1
@@ -71,14 +71,21 @@ class WrongResult(CaseOutcome):
     status = "wrong"
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that nothing has: with the nearest match, and where to see them all."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], also: Mapping[str, str] | None = None
+) -> UsageError:
+    """The error for a name that nothing has: with the nearest match, and where to see them all.
+
+    ``also`` has other spellings, in small letters and without a folder, of some that are known.
+    """
     from difflib import get_close_matches  # only mistakes need it
 
     names = list(known)
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    if len(names) <= 24 and kind != "card":
+    said = name.rpartition("/")[2].casefold() if also else name
+    spelled = {**(also or {}), **{one: one for one in names}}
+    close = get_close_matches(said, spelled, n=1)
+    hint = f"did you mean {spelled[close[0]]!r}? " if close else ""
+    if len(names) <= 24:
         every = f"known: {', '.join(names)}"
     else:
         every = f"`gpubench list {kind}s` shows all {len(names)}"

@@ -166,16 +166,16 @@ def _card_row(card: Card) -> dict[str, Any]:
 
 _FLOPS = quantity("FLOP/s")
 CARD_COLUMNS = (
-    Column("card_id", "card id"),
-    Column("architecture", "architecture"),
-    Column("compute_capability", "cc", right=True),
+    Column("card_id", "card: type this", whole=True),
+    Column("architecture", "architecture", spare=4),
+    Column("compute_capability", "cc", right=True, spare=3),
     Column("memory_bytes", "memory", gibibytes, right=True),
     Column("bandwidth_bytes_per_s", "bandwidth", quantity("B/s"), right=True),
-    Column("fp32_flops_per_s", "FP32", _FLOPS, right=True),
+    Column("fp32_flops_per_s", "FP32", _FLOPS, right=True, spare=2),
     Column("fp16_flops_per_s", "FP16", _FLOPS, right=True),
-    Column("bf16_flops_per_s", "BF16", _FLOPS, right=True),
-    Column("power_w", "power", lambda watts: f"{watts:g} W", right=True),
-    Column("launch_date", "launch"),
+    Column("bf16_flops_per_s", "BF16", _FLOPS, right=True, spare=1),
+    Column("power_w", "power", lambda watts: f"{watts:g} W", right=True, spare=5),
+    Column("launch_date", "launch", whole=True, spare=6),
     Column("launch_price_usd", "price then", lambda price: f"${price:g}", right=True),
 )
 
@@ -188,7 +188,7 @@ def others_results() -> Listing:
 
     rows = [asdict(result) | {"family": result.family} for result in published()]
     return rows, (
-        Column("card_id", "card id"),
+        Column("card_id", "card id", whole=True),
         Column("n_gpus", "cards", right=True),
         Column("workload", "workload"),
         Column("mode", "mode"),
@@ -202,7 +202,7 @@ def others_results() -> Listing:
 
 
 def models() -> Listing:
-    """Every model with its modelled memory of a training step of 512 tokens, in bf16 with AdamW."""
+    """Every model with its modelled memory of a step of 1 × 512 tokens, bf16, AdamW."""
     from gpubench.job import METHODS, Job, all_models
 
     def memory(model: Any, method: str) -> float:
@@ -221,14 +221,14 @@ def models() -> Listing:
         for name, model in all_models().items()
     ]
     return rows, (
-        Column("name", "model"),
+        Column("name", "model", whole=True),
         Column("parameters", "parameters", lambda n: f"{number(n / 1e9)} billion", right=True),
-        Column("layers", "layers", right=True),
-        Column("hidden", "hidden", right=True),
-        Column("positions", "tokens", right=True),
-        Column("full_bytes", "full", gibibytes, right=True),
-        Column("lora_bytes", "LoRA", gibibytes, right=True),
-        Column("qlora_bytes", "QLoRA", gibibytes, right=True),
+        Column("layers", "layers", right=True, spare=3),
+        Column("hidden", "hidden", right=True, spare=1),
+        Column("positions", "longest sequence", right=True, spare=2),
+        Column("full_bytes", "full, 1 × 512", gibibytes, right=True),
+        Column("lora_bytes", "LoRA, 1 × 512", gibibytes, right=True),
+        Column("qlora_bytes", "QLoRA, 1 × 512", gibibytes, right=True),
     )
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gpubench import plugins
-from gpubench.cards import Card, catalogue
-from gpubench.errors import UsageError, unknown_name
+from gpubench.cards import Card, get_card
+from gpubench.errors import UsageError
 
 COLUMNS = ("card_id", "price_usd", "date")
 TOML_EXAMPLE = '[[price]] card_id = "tesla-t4", price_usd = 400, date = "2026-01-31", a key a line'
@@ -55,10 +55,10 @@ def load_prices(name: str) -> dict[str, Price]:
     rows = _toml(path) if path.suffix == ".toml" else _csv(path)
     found: dict[str, Price] = {}
     for where, row in rows:
-        card_id = str(row.get("card_id") or "").strip()
-        if card_id not in catalogue():
-            error = unknown_name("card", card_id, catalogue())
-            raise UsageError(f"{where}: {error}", error.remedy)
+        try:
+            card_id = get_card(str(row.get("card_id") or "").strip()).card_id
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}", error.remedy) from error
         if card_id in found:
             raise UsageError(f"{where}: {card_id} has a price already", "leave one of them")
         found[card_id] = Price(_usd(where, row.get("price_usd")), _date(where, row), path.name)

@@ -105,7 +105,7 @@ def _reference(path: Path, value: Any, weights: Mapping[str, float]) -> Card:
         raise UsageError(f"{path}: reference: {error}", error.remedy) from error
     if weights.get("value") and not card.launch_price_usd:
         raise UsageError(
-            f"{path}: reference: {name} has no launch price, which the value part is held against",
+            f"{path}: reference: {card.card_id} has no launch price, which value is held against",
             "name a card with a launch price, or set weights.value = 0",
         )
     return card

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gpubench import prices, scaling, score, sensitivity
-from gpubench.cards import Card, catalogue, unsupported_precision
+from gpubench.cards import Card, catalogue, named, unsupported_precision
 from gpubench.errors import UsageError
 from gpubench.estimate import Estimate
 from gpubench.evidence import measured, operation_of
@@ -49,7 +49,7 @@ class Question:
 
     Attributes:
         job: a training job; without one the profile's cases are what counts.
-        cards: globs over card ids; none is the whole catalogue.
+        cards: globs over card ids, or names of cards; none is the whole catalogue.
         price_limit: US dollars for all cards together.
         prices: by card id; the other cards keep the catalogue's launch price.
         card_bytes: least memory of a card as sold.
@@ -205,23 +205,28 @@ def _changes(
 # what is asked ---------------------------------------------------------------------------------
 
 
-def chosen(globs: Sequence[str]) -> list[Card]:
-    """Cards of the catalogue whose id matches a glob; all without any.
+def chosen(patterns: Sequence[str]) -> list[Card]:
+    """Cards of the catalogue whose id matches a glob, or that a name may mean; all without any.
 
     Raises:
-        UsageError: a glob matches none.
+        UsageError: a pattern matches none.
     """
-    for pattern in globs:
-        if not any(fnmatchcase(card_id, pattern) for card_id in catalogue()):
-            raise UsageError(
-                f"--cards {pattern!r} matches no card of the catalogue",
-                "`gpubench list cards` shows the ids; globs are as '*rtx-40*'; RESULTS go first",
-            )
-    return [
-        card
-        for card_id, card in catalogue().items()
-        if not globs or any(fnmatchcase(card_id, pattern) for pattern in globs)
-    ]
+    if not patterns:
+        return list(catalogue().values())
+    found = {card_id for pattern in patterns for card_id in _matching(pattern)}
+    return [card for card_id, card in catalogue().items() if card_id in found]
+
+
+def _matching(pattern: str) -> list[str]:
+    if not any(sign in pattern for sign in "*?["):
+        return [card.card_id for card in named(pattern)]
+    found = [card_id for card_id in catalogue() if fnmatchcase(card_id, pattern.casefold())]
+    if not found:
+        raise UsageError(
+            f"--cards {pattern!r} matches no card of the catalogue",
+            "`gpubench list cards` shows the ids; globs are as '*rtx-40*'; RESULTS go first",
+        )
+    return found
 
 
 def steps_of(question: Question) -> dict[str, Step]:

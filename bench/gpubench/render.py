@@ -10,7 +10,10 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FORMATS = ("table", "json", "csv", "markdown")
 JSON_VERSION = 1
@@ -112,12 +115,18 @@ def plus_minus(value: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column for people: which key, under which heading, shown how."""
+    """One column for people: which key, under which heading, shown how.
+
+    ``whole`` text is never folded in a narrow terminal: what is to be typed, or a date. ``spare``
+    columns are left out of a table that a terminal is too narrow for, 1 first; 0 stays.
+    """
 
     key: str
     heading: str
     show: Callable[[Any], str] = clean
     right: bool = False
+    whole: bool = False
+    spare: int = 0
 
 
 def text_of(column: Column, row: Row) -> str:
@@ -204,20 +213,42 @@ def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe has no width; don't fold what grep will read
+        console = Console(highlight=False, width=240)
+    cells = [(column, [text_of(column, row) for row in rows]) for column in columns]
+    spare = sorted((column for column in columns if column.spare), key=lambda one: -one.spare)
+    while spare and _width(cells) > console.width:
+        left_out = spare.pop()
+        cells = [(column, texts) for column, texts in cells if column is not left_out]
+    with console.capture() as capture:
+        console.print(_rich_table(cells))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+Cells = Sequence[tuple[Column, Sequence[str]]]
+
+
+def _width(cells: Cells) -> int:
+    """Characters across, with three between two columns."""
+    from rich.cells import cell_len
+
+    widths = (max(map(cell_len, (column.heading, *texts))) for column, texts in cells)
+    return sum(widths) + 3 * (len(cells) - 1)
+
+
+def _rich_table(cells: Cells) -> "Table":
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
+    for column, _ in cells:
         align: Any = "right" if column.right else "left"
-        table.add_column(Text(column.heading), justify=align, overflow="fold", no_wrap=column.right)
-    for row in rows:
-        table.add_row(*(Text(text_of(column, row)) for column in columns))
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe has no width; don't fold what grep will read
-        console = Console(highlight=False, width=240)
-    with console.capture() as capture:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+        whole = column.right or column.whole
+        table.add_column(Text(column.heading), justify=align, overflow="fold", no_wrap=whole)
+    for texts in zip(*(texts for _, texts in cells), strict=True):
+        table.add_row(*map(Text, texts))
+    return table

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gpubench import plugins
-from gpubench.errors import UsageError
+from gpubench.errors import UsageError, unknown_name
 
 #: no size of a model is larger; a file that says so is damaged, or no configuration
 LARGEST = 10_000_000
@@ -205,6 +205,8 @@ def get_model(name_or_path: str) -> Transformer:
     if path.is_dir():
         path /= "config.json"
     elif path.suffix != ".json":
+        if name_or_path not in plugins.files("models", ".toml"):
+            raise _unknown(name_or_path)
         return _shipped(name_or_path)
     name = path.parent.resolve().name if path.name == "config.json" else path.stem
     return _transformer(name, _read_json(path), str(path))
@@ -213,6 +215,19 @@ def get_model(name_or_path: str) -> Transformer:
 def all_models() -> dict[str, Transformer]:
     """Every model by its name: the shipped ones and those below ``GPUBENCH_PATH``."""
     return {name: _shipped(name) for name in plugins.files("models", ".toml")}
+
+
+def _unknown(name: str) -> UsageError:
+    """The error for a name that no model has; a Hugging Face repository is near that of a model."""
+    models = all_models()
+    repositories = {
+        model.source.partition("huggingface.co/")[2].partition(" ")[0]: known
+        for known, model in models.items()
+    }
+    tails = {one.rpartition("/")[2].casefold(): known for one, known in repositories.items()}
+    tails.pop("", None)
+    error = unknown_name("model", name, models, tails)
+    return UsageError(str(error), f"{error.remedy}; or the path of a config.json")
 
 
 def _shipped(name: str) -> Transformer:

@@ -14,6 +14,7 @@ from gpubench.cards import (
     catalogue,
     find_card,
     get_card,
+    named,
     unsupported_precision,
 )
 from gpubench.errors import UsageError
@@ -189,11 +190,111 @@ def test_nominal_times_grow_with_the_work_and_never_beat_the_peaks(card):
     assert card.nominal_s(1e12, 0, "fp4") == card.nominal_s(1e12, 0, "fp32")
 
 
-def test_an_unknown_card_is_refused_with_the_nearest():
-    with pytest.raises(UsageError, match="no card is named 'geforce-rtx-4909'") as caught:
-        get_card("geforce-rtx-4909")
-    assert "did you mean 'geforce-rtx-4090'" in caught.value.remedy
-    assert "gpubench list cards" in caught.value.remedy
+# naming one ---------------------------------------------------------------------------------------
+
+
+@each_card
+def test_a_card_is_named_by_its_id_and_by_each_name_that_no_other_has(card):
+    assert get_card(card.card_id) is card
+    for name in (card.card_id, *card.driver_names):
+        sharing = [one for one in CARDS if name in (one.card_id, *one.driver_names)]
+        plain = name.replace("NVIDIA ", "").replace("GeForce ", "")
+        for spelled in (name, name.upper(), plain, plain.lower().replace(" ", "-"), f" {plain} "):
+            assert named(spelled) == sharing, spelled
+
+
+@given(st.sampled_from(CARDS), st.randoms(), st.sampled_from(["", "NVIDIA ", "nvidia geforce "]))
+def test_the_order_of_words_and_the_maker_are_no_matter(card, random, maker):
+    words = card.card_id.split("-")
+    random.shuffle(words)
+    assert named(maker + " ".join(words)) == [card]
+
+
+@pytest.mark.parametrize(
+    ("name", "card_id"),
+    [
+        ("RTX 4090", "geforce-rtx-4090"),
+        ("rtx-4090", "geforce-rtx-4090"),
+        ("rtx4090", "geforce-rtx-4090"),
+        ("4090", "geforce-rtx-4090"),  # not the 4090 D
+        ("4080", "geforce-rtx-4080"),  # not the SUPER
+        ("4070 ti", "geforce-rtx-4070-ti"),  # not the Ti SUPER
+        ("4070ti", "geforce-rtx-4070-ti"),
+        ("4070 Ti Super", "geforce-rtx-4070-ti-super"),
+        ("3060", "geforce-rtx-3060-12gb"),  # a driver's name, and no other card's
+        ("4060 Ti 16 GB", "geforce-rtx-4060-ti-16gb"),
+        ("gtx 1060", "geforce-gtx-1060-6gb"),
+        ("T4", "tesla-t4"),
+        ("p100", "tesla-p100-pcie-16gb"),
+        ("A10", "nvidia-a10"),
+        ("a6000", "rtx-a6000"),
+        ("h200", "nvidia-h200-sxm"),
+        ("6000 ada", "rtx-6000-ada"),
+        ("Titan RTX", "titan-rtx"),
+    ],
+)
+def test_names_as_people_type_them(name, card_id):
+    assert get_card(name).card_id == card_id
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a100", ["pcie-40gb", "sxm4-40gb", "pcie-80gb", "sxm4-80gb"]),
+        ("A100 80GB", ["pcie-80gb", "sxm4-80gb"]),
+        ("h100", ["pcie", "sxm5"]),
+        ("3080", ["10gb", "12gb"]),
+        ("1660", ["super", "ti"]),
+        ("rtx 6000", ["quadro-rtx-6000", "rtx-6000-ada"]),
+        ("titan", ["titan-xp", "titan-v", "titan-rtx"]),
+    ],
+)
+def test_what_several_cards_are_named_is_no_guess_but_a_list(name, parts):
+    with pytest.raises(UsageError, match=f"{len(parts)} cards are named") as caught:
+        get_card(name)
+    ids = str(caught.value).partition(": ")[2].split(", ")
+    assert len(ids) == len(parts)
+    assert all(part in card_id for part, card_id in zip(parts, ids, strict=True))
+
+
+def test_a_long_list_ends_with_how_many_more_there_are():
+    with pytest.raises(UsageError, match=r"titan-rtx and \d+ more") as caught:
+        get_card("rtx")
+    assert str(caught.value).count(", ") == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest", "search"),
+    [
+        ("geforce-rtx-4909", "geforce-rtx-4090", "`gpubench list cards`"),
+        ("RTX 4908", "geforce-rtx-4090", "`gpubench list cards`"),
+        ("gtx 4090", "geforce-rtx-4090", "--only '*4090*'"),
+        ("3060 8GB", "geforce-rtx-3060-12gb", "--only '*3060*'"),
+        ("tesla t5", "tesla-t4", "`gpubench list cards`"),
+        ("h100 sxm", "nvidia-h100-sxm5", "--only '*100*'"),
+    ],
+)
+def test_an_unknown_card_is_refused_with_the_nearest_and_a_search(name, nearest, search):
+    with pytest.raises(UsageError, match=f"no card is named '{name}'") as caught:
+        get_card(name)
+    assert f"did you mean '{nearest}'" in caught.value.remedy
+    assert search in caught.value.remedy
+
+
+@given(st.text(max_size=30))
+def test_whatever_is_typed_is_a_card_that_has_its_words_or_a_usual_mistake(name):
+    try:
+        cards = named(name)
+    except UsageError as error:
+        cards, remedy = [], error.remedy
+    assert all(cards.count(card) == 1 for card in cards)
+    assert cards or "gpubench list cards" in remedy
+
+
+@pytest.mark.parametrize("name", ["", " ", "NVIDIA", "geforce", "-"])
+def test_no_words_name_no_card(name):
+    with pytest.raises(UsageError, match="no card is named"):
+        get_card(name)
 
 
 # finding one --------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_what_a_card_needs_is_said_without_a_card(card_id, capsys, monkeypatch):
 
 
 def test_a_card_that_the_catalogue_lacks_is_refused_with_the_nearest(capsys):
-    assert main(["doctor", "--card", "geforce-gtx-1080ti"]) == errors.EXIT_USAGE
+    assert main(["doctor", "--card", "geforce-gtx-1081-ti"]) == errors.EXIT_USAGE
     assert "did you mean 'geforce-gtx-1080-ti'" in capsys.readouterr().err
 
 

@@ -1,13 +1,15 @@
 """What is listed is what was asked for: cards chosen and sorted, and nothing dropped in silence."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpubench import cli, listing
-from gpubench.cards import GIB, catalogue
+from gpubench.advice import label
+from gpubench.cards import GIB, catalogue, get_card
 from gpubench.published import published
 from gpubench.verbs.list import OF_CARDS, SORTS
 
@@ -137,6 +139,25 @@ def test_that_nothing_fits_is_said(capsys):
     status, _, err = run(capsys, "cards", "--max-price", "1")
     assert status == 0
     assert "there are no cards like that" in err
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 160])
+def test_a_terminal_shows_each_card_in_one_line_with_the_whole_of_its_id(
+    capsys, monkeypatch, width
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    _, out, _ = run(capsys, "cards")
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in out.splitlines()]
+    assert [line.split()[0] for line in lines[2:]] == list(catalogue())
+    assert max(map(len, lines)) <= width
+    assert "type this" in lines[0]
+
+
+def test_what_other_tables_call_a_card_can_be_typed():
+    for card_id in catalogue():
+        assert get_card(label(card_id)).card_id == card_id
 
 
 # others' results ----------------------------------------------------------------------------------

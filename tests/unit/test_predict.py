@@ -614,6 +614,13 @@ def test_people_see_that_it_is_modelled(capsys):
     assert all(row["provenance"] == "modelled" for row in csv.DictReader(out.splitlines()))
 
 
+def test_a_card_may_be_named_and_its_rows_have_its_id_once(capsys):
+    words = ("--only", "gemm", "--format", "csv")
+    _, out, _ = predict(capsys, "T4", "tesla-t4", "NVIDIA T4", *words)
+    assert out == predict(capsys, "tesla-t4", *words)[1]
+    assert "tesla-t4" in out
+
+
 def test_an_unknown_card_is_the_usual_mistake(capsys):
     status, _, err = predict(capsys, "tesla-t5")
     assert status == 2

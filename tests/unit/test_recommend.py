@@ -20,7 +20,7 @@ from gpubench.predict import Predictor
 from gpubench.prices import Price, load_prices
 from gpubench.profile import PARTS, load_profile
 from gpubench.published import Published
-from gpubench.recommend import JOB, Question, needs_of, recommend, steps_of, ways_to_fit
+from gpubench.recommend import JOB, Question, chosen, needs_of, recommend, steps_of, ways_to_fit
 from gpubench.suite import load_suite
 from gpubench.workload import Work, parse_case_id
 
@@ -736,7 +736,8 @@ def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
     [
         (["--method", "qlora"], "--method says how a model is trained"),
         (["--tokens", "5"], "--tokens says how a model is trained"),
-        (["--cards", "rtx-9999"], "matches no card"),
+        (["--cards", "rtx-9999"], "no card is named 'rtx-9999'"),
+        (["--cards", "*9999*"], "matches no card"),
         (["--profile", "best"], "no profile is named 'best'"),
         (["--prices", "nowhere.csv"], "No such file"),
         (["--model", "llama-9b"], "llama-9b"),
@@ -804,3 +805,16 @@ def test_the_order_of_ranks_is_that_of_scores_and_ties_are_marked():
     assert [row["score"] for row in ranked] == sorted((r["score"] for r in ranked), reverse=True)
     for row in ranked:
         assert row["as_good_as_winner"] is (row["of_winner_high"] >= 1)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "ids"),
+    [
+        (["RTX 3060"], ["geforce-rtx-3060-12gb"]),
+        (["3080", "t4"], ["geforce-rtx-3080-10gb", "geforce-rtx-3080-12gb", "tesla-t4"]),
+        (["h100"], ["nvidia-h100-pcie", "nvidia-h100-sxm5"]),
+        (["*H100*", "h100"], ["nvidia-h100-pcie", "nvidia-h100-sxm5"]),
+    ],
+)
+def test_cards_are_chosen_by_names_of_which_several_may_be_meant_or_by_globs(patterns, ids):
+    assert [card.card_id for card in chosen(patterns)] == ids

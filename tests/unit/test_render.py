@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -328,3 +329,41 @@ def test_a_pipe_gets_whole_lines(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     name = "conv2d:layer=conv3_3x3,batch=32,direction=forward_backward,precision=fp16"
     assert name in render.rows([{"name": name, "median_s": 1.0}], COLUMNS, "table", "x")
+
+
+def on_a_terminal(monkeypatch, width, columns, rows):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    return re.sub(r"\x1b\[[0-9;]*m", "", render.rows(rows, columns, "table", "x")).splitlines()
+
+
+@pytest.mark.parametrize("width", range(12, 60, 3))
+def test_a_narrow_terminal_does_without_what_is_spare_before_it_folds_anything(monkeypatch, width):
+    """Widths with three between them: 10, 23 with one more, 36, 49."""
+    columns = [
+        Column("a", "to type", whole=True),
+        Column("b", "second", spare=2),
+        Column("c", "first", spare=1),
+        Column("d", "third", spare=3),
+    ]
+    row = {key: key * 10 for key in "abcd"}
+    lines = on_a_terminal(monkeypatch, width, columns, [row])
+    kept = [key for key, least in zip("adbc", (0, 23, 36, 49), strict=True) if width >= least]
+    assert lines[2].split() == [key * 10 for key in "abcd" if key in kept]
+    assert len(lines) == 3
+
+
+def test_what_is_whole_is_not_folded_where_others_are(monkeypatch):
+    columns = [Column("a", "to type", whole=True), Column("b", "words")]
+    rows = [{"a": "geforce-rtx-4070-ti-super", "b": "some words " * 2}]
+    lines = on_a_terminal(monkeypatch, 40, columns, rows)
+    assert lines[2].startswith("geforce-rtx-4070-ti-super ")
+    assert len(lines) > 3
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "markdown"])
+def test_what_is_spare_in_a_table_is_in_every_other_form(monkeypatch, form):
+    monkeypatch.setenv("COLUMNS", "10")
+    columns = [Column("a", "a"), Column("b", "b", spare=1)]
+    assert "beside" in render.rows([{"a": "x" * 30, "b": "beside"}], columns, form, "x")

@@ -112,6 +112,28 @@ def test_a_damaged_file_is_a_clear_error(tmp_path, text, words):
         get_model(str(path))
 
 
+@pytest.mark.parametrize(
+    ("repository", "name"),
+    [
+        ("meta-llama/Llama-3.1-8B", "llama-8b"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-8b"),
+        ("Llama-3.2-1B", "llama-1b"),
+        ("meta-llama/Llama-2-7b-hf", "llama-2-7b"),
+        ("google-bert/bert-base-uncased", "bert-base"),
+        ("mistralai/Mistral-7B-v0.3", "mistral-7b"),
+        ("microsoft/Phi-3-mini-4k-instruct", "phi-3-mini"),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen2.5-7b"),
+        ("Qwen/Qwen3-8B", "qwen3-8b"),
+        ("openai-community/gpt2-xl", "gpt2-xl"),
+    ],
+)
+def test_a_hugging_face_name_is_refused_with_the_model_that_it_is_here(repository, name):
+    with pytest.raises(UsageError, match="no model is named") as caught:
+        get_model(repository)
+    assert f"did you mean '{name}'?" in caught.value.remedy
+    assert "config.json" in caught.value.remedy
+
+
 def test_a_missing_file_and_an_unknown_name_say_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
         get_model(str(tmp_path / "none.json"))

@@ -11,7 +11,7 @@ from gpubench.verbs._flags import add_format
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Flags of ``predict``."""
-    sub.add_argument("cards", nargs="+", metavar="CARD", help="as `gpubench list cards` has them")
+    sub.add_argument("cards", nargs="+", metavar="CARD", help="id or name, such as 4090")
     sub.add_argument(
         "--suite", default="quick", metavar="NAME|FILE.toml", help="whose cases; default: quick"
     )
@@ -35,7 +35,8 @@ def call(arguments: argparse.Namespace) -> int:
     from gpubench.predict import Predictor
     from gpubench.suite import load_suite
 
-    cards = [get_card(card_id) for card_id in dict.fromkeys(arguments.cards)]
+    named = [get_card(name) for name in arguments.cards]
+    cards = list({card.card_id: card for card in named}.values())
     suite = load_suite(arguments.suite).select(arguments.only)
     predictor = Predictor.shipped()
     if arguments.results:
