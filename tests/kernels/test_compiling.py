@@ -15,7 +15,8 @@ from rungs.programs import PROGRAMS
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_it_compiles(compiled, name, architecture):
     assert compiled[name, architecture].machine_code[:4] == b"\x7fELF"
-    assert "warning" not in compiled[name, architecture].log
+    # NVRTC says of old architectures that a later one will drop them; of the source, nothing.
+    assert "warning #" not in compiled[name, architecture].log
 
 
 def test_every_card_of_the_catalogue_is_of_one_of_these_architectures():
@@ -65,8 +66,8 @@ def test_a_card_gets_what_is_tested_here(compiled, monkeypatch, tmp_path):
 
 
 def test_an_architecture_that_this_compiler_does_not_know_is_said_to_be_so(compiled):
-    with pytest.raises(Unsupported, match=r"sm_50 by NVRTC 12\.9.*gpu-architecture"):
-        PROGRAMS["bias_gelu fp32"].compile(compiling.Nvrtc(), "50")
+    with pytest.raises(Unsupported, match=r"sm_35 by NVRTC 12\.9.*gpu-architecture"):
+        PROGRAMS["bias_gelu fp32"].compile(compiling.Nvrtc(), "35")
 
 
 def test_denormals_are_kept():

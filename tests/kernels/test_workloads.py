@@ -53,7 +53,7 @@ def test_a_reduction_passes_its_own_check(launches, device, operation, precision
 
 
 @pytest.mark.parametrize(
-    ("n", "blocks"), [(0, 1), (1, 1), (1024, 1), (1025, 2), (8192, 8), (10**6, 8)]
+    ("n", "blocks"), [(0, 1), (1, 1), (4096, 1), (4097, 2), (32768, 8), (10**6, 8)]
 )
 def test_there_are_no_more_blocks_than_have_work_or_find_room(launches, n, blocks):
     assert float(reduction.reducer(torch.ones(n))()) == n

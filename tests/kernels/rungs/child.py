@@ -43,7 +43,6 @@ SETTINGS = {
 }
 # (size, offset, blocks): an end in the middle of a pack, none at all, and more blocks than work.
 REDUCED = ((0, 0, 1), (1, 3, 1), (257, 0, 1), (2053, 1, 2), (9001, 7, 3), (40, 5, 4))
-FEW = (FORWARD, Schedule("random", 3))
 MANY = (FORWARD, BACKWARD, *random_schedules(6))
 
 
@@ -73,13 +72,14 @@ def exercise(library: Library, name: str, schedules: tuple[Schedule, ...]) -> No
         _exercise_reduction(library, *rest, schedules)
         return
     (precision,) = rest
+    if kernel == "softmax":
+        check_softmax(library, precision, special_rows(precision), FORWARD)
     for columns, offset in ((1, 0), (264, 0), (264, 1), (1031, 0)):
         values = rows_of(precision, 3, columns)
         bias = rows_of(precision, 1, columns, seed=1)[0]
         for schedule in schedules:
             if kernel == "softmax":
                 check_softmax(library, precision, values, schedule, offset)
-                check_softmax(library, precision, special_rows(precision), schedule)
             else:
                 check_bias_gelu(
                     library, precision, values, bias, schedule, grid=(2, 2), offset=offset
@@ -95,8 +95,8 @@ def _exercise_reduction(
                 values = numbers.random_values(size, precision, seed=size)
                 arguments = (library, variant, operation, precision, values, schedules)
                 check_reduction(*arguments, blocks=blocks, offset=offset)
-        for values in numbers.adversarial_values(precision).values():
-            check_reduction(library, variant, operation, precision, values, schedules[:1], blocks=2)
+        for values in numbers.adversarial_values(precision).values() if schedules == MANY else ():
+            check_reduction(library, variant, operation, precision, values, [FORWARD], blocks=2)
 
 
 def main(mode: str, *jobs: str) -> None:
@@ -104,9 +104,9 @@ def main(mode: str, *jobs: str) -> None:
         path, _, name = job.partition("=")
         library = Library(Path(path))
         library.binary.order_blocks(mode != "blocks")
-        # A wrong result is a finding of the plain mode; a sanitizer is there for its own.
+        # Hard values and other orders are for results: a sanitizer needs neither.
         with np.errstate(all="ignore"):
-            exercise(library, name, MANY if mode == "plain" else FEW)
+            exercise(library, name, MANY if mode == "plain" else (FORWARD,))
 
 
 if __name__ == "__main__":
