@@ -50,10 +50,10 @@ def amount(text: str) -> float:
     return value
 
 
-def positive(text: str, least: int = 1) -> int:
-    """A whole number from ``least``."""
-    if not (text.isdecimal() and len(text) < 10 and least <= int(text) <= MOST):
-        shown = f"{text[:20]!r} is not a whole number from {least} to {MOST:,}"
+def positive(text: str, least: int = 1, most: int = MOST) -> int:
+    """A whole number from ``least`` to ``most``."""
+    if not (text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+        shown = f"{text[:20]!r} is not a whole number from {least} to {most:,}"
         raise argparse.ArgumentTypeError(shown)
     return int(text)
 

@@ -30,7 +30,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     job = sub.add_argument_group("a job of your own, in place of the profile's cases")
     job.add_argument("--model", metavar="NAME|config.json", help="what is trained")
     job.add_argument("--method", choices=("full", "lora", "qlora"), help="default: full")
-    job.add_argument("--seq", type=positive, metavar="N", help="tokens a sequence; default: 512")
+    job.add_argument("--seq", type=tokens, metavar="N", help="tokens a sequence; default: 512")
     job.add_argument("--batch", type=positive, metavar="N", help="sequences a step; default: 1")
     job.add_argument("--precision", choices=("fp32", "tf32", "fp16", "bf16"), help="default: bf16")
     job.add_argument("--optimizer", choices=("adamw", "adamw8bit", "sgd"), help="default: adamw")
@@ -55,6 +55,11 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     cost.add_argument("--electricity", type=amount, metavar="USD", help="a kWh; default: 0.15")
     sub.add_argument("--top", type=positive, default=8, metavar="N", help="rows; default: 8")
     add_format(sub)
+
+
+def tokens(text: str) -> int:
+    """A length that is for the model to refuse, which knows how many tokens it takes."""
+    return positive(text, most=10**9)
 
 
 def call(arguments: argparse.Namespace) -> int:
