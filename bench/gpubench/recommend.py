@@ -103,6 +103,24 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Way:
+    """A cheaper job that more cards pass for, all gates and ``question`` tried.
+
+    Attributes:
+        said: what changes, with its flags; a smaller batch has its own.
+        counts: with so many cards the step has as many sequences as before; None where that is
+            more than pass.
+        passing: how many cards of the catalogue.
+    """
+
+    said: str
+    question: Question
+    need_bytes: float
+    counts: int | None
+    passing: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """The ranking with everything that stands beside it.
 
@@ -125,7 +143,7 @@ class Answer:
     basis: str
     taught: int = 0
     changes: tuple[Change, ...] = ()
-    ways: "tuple[Way, ...]" = ()
+    ways: tuple[Way, ...] = ()
     unwished: int = 0
 
 
@@ -438,24 +456,6 @@ CHEAPER: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Way:
-    """A cheaper job that more cards pass for, all gates and ``question`` tried.
-
-    Attributes:
-        said: what changes, with its flags; a smaller batch has its own.
-        counts: with so many cards the step has as many sequences as before; None where that is
-            more than pass.
-        passing: how many cards of the catalogue.
-    """
-
-    said: str
-    question: Question
-    need_bytes: float
-    counts: int | None
-    passing: int
-
-
 def passing(question: Question) -> list[Card]:
     """Cards that pass the gates, before anything is measured."""
     steps = steps_of(question)
@@ -482,17 +482,20 @@ def ways_to_fit(question: Question) -> list[Way]:
     )
     room = max((card.usable_bytes for card in passing(replace(question, job=least))), default=0.0)
     now, need = len(passing(question)), job.memory().total_bytes
-    seen, ways = [job], []
+    seen, ways, shrunk = [job], [], 0
     for said, change in CHEAPER:
         if change.get("method") == "qlora" and not job.low:
             continue  # which computes in 16 bit only
         other = replace(job, **change)
         batch = min(other.largest_batch(room), job.batch)
-        other = replace(other, batch=max(batch, 1))
-        if not batch or other in seen or other.memory().total_bytes >= need:
+        if batch <= shrunk:
+            continue  # what buys no larger batch than doing without it
+        other = replace(other, batch=batch)
+        if other in seen or other.memory().total_bytes >= need:
             continue
         seen.append(other)
         asked = replace(question, job=other)
+        shrunk = max(shrunk, batch if batch < job.batch else 0)
         if (passed := len(passing(asked))) > now:
             way = Way(said, asked, other.memory().total_bytes, _counts(asked, job.batch), passed)
             ways.append(way)

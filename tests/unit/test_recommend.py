@@ -242,6 +242,8 @@ def test_each_way_passes_all_gates_when_asked_and_needs_less(
     question = Question(
         BALANCED, job, price_limit=limit, card_bytes=least, count=count, cards=("geforce-*",)
     )
+    shrunk = [way.question.job.batch for way in ways_to_fit(question)]
+    assert sorted(set(shrunk) - {batch}) == [one for one in shrunk if one < batch]
     for way in ways_to_fit(question):
         answer = recommend(way.question)
         assert len(answer.ranking.scored) + len(answer.ranking.apart) == way.passing > 0
