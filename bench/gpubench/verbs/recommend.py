@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
 
 from gpubench import errors
 from gpubench.verbs._flags import add_format, add_profile, amount, positive
@@ -64,6 +62,9 @@ def tokens(text: str) -> int:
 
 def call(arguments: argparse.Namespace) -> int:
     """Print the recommendation."""
+    import shutil
+    import sys
+
     from gpubench import advice
     from gpubench.recommend import recommend
 
