@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpubench import calibration, cli, plugins, store, table
 from gpubench.calibration import Calibration, floor_for, floor_of, keep, kept, learn, splits
 from gpubench.compare import MIN_EFFECT, compare, judge
-from gpubench.errors import CannotWrite, UsageError
+from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
 
 CASE = "gemm:shape=1024x1024x1024,precision=fp32"
 HERE = {"host_hash": "h0st", "card_id": "a-card", "torch": "2.9", "driver": "580"}
@@ -171,7 +171,7 @@ def test_a_user_without_a_home_is_told_where_to_keep_it(monkeypatch):
 
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setattr(Path, "home", nobody)
-    with pytest.raises(CannotWrite, match="home") as caught:
+    with pytest.raises(EnvironmentRefused, match="home") as caught:
         keep(LEARNT)
     assert "XDG_CONFIG_HOME" in caught.value.remedy
 

@@ -16,7 +16,7 @@ from gpubench.render import number
 from gpubench.series import Series, hatched, series_of
 
 TITLE = "What others published"
-ORDER = 60
+ORDER = 70
 CAPTION = (
     "Published by others, not measured here: the speed of single cards relative to one card of "
     "this page, within one source. A hatched bar is the geometric mean over that source's "
