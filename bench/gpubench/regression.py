@@ -153,7 +153,7 @@ Side = tuple[Sequence[Record], Sequence[float]]
 def _confirmed(
     judgement: Judgement, before: Side, now: Side, test: Test
 ) -> tuple[Judgement, str | None]:
-    """The judgement, withheld if the test gets another one in units of a step that never changes.
+    """The judgement, withheld if nothing of it is left in units of a step that never changes.
 
     Saved runs are of another hour, in which a shared machine may have been a fifth faster. What
     changed the witness as well is no change of the test.
@@ -167,9 +167,11 @@ def _confirmed(
             [median / trial.witness_s[name] for trial, median in zip(*side, strict=True)]
             for side in (before, now)
         )
-        relative = judge(old, new, test.min_effect)
-        if relative.verdict != judgement.verdict and relative.ratio:
-            ratio = relative.ratio
+        ratio = stats.welch(old, new).interval()
+        # By the estimate: asking for the whole interval as well would cost a noisy machine, whose
+        # witnesses are as noisy, most of its real findings.
+        slowdown = ratio.estimate if judgement.verdict == "slower" else 1 / ratio.estimate
+        if slowdown <= 1 + test.min_effect:
             shown = render.ratio(ratio.estimate, ratio.low, ratio.high)
             text = f"{MEANING['machine_changed']}: in units of {name} the ratio is {shown}"
             return withheld(judgement, "machine_changed"), text
