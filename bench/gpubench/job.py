@@ -206,7 +206,8 @@ class Job:
         casts = 6 * self.trained if self.low else 0  # read in 4 bytes, written in 2
         states = 2 * (MASTER + STATE_BYTES[self.optimizer]) * self.trained
         gradients = 2 * MASTER * self.trained
-        saved = model.layers * self._block_activations() + self._end_activations()
+        saved = model.layers * self._block_activations()
+        saved += self._opening_activations() + self._closing_activations()
         if self.checkpointing:
             saved += model.layers * self._stream_bytes * model.hidden
         saved += 3 * MASTER * model.vocabulary  # logits, their logarithms, their gradient
@@ -258,6 +259,7 @@ class Job:
             "the loss": self._at_loss(),
             "the logits' gradient": self._at_logits(),
             "the first block's way back": self._at_first_block(),
+            "the last block's way back": self._at_last_block(),
             "the embedding's gradient": self._at_embedding(),
             "the optimizer's step": self._at_optimizer(),
         }
@@ -321,22 +323,41 @@ class Job:
         """The last block's backward pass comes first: the head's gradient is there already."""
         again = self._block_activations() * self.tokens if self.checkpointing else 0.0
         return {
-            "gradients": 0.0 if self.frozen else MASTER * self.model.vocabulary * self.model.hidden,
-            "activations": self._kept() + again,
+            "gradients": 0.0 if self.frozen else MASTER * self.model.head_matrices,
+            "activations": self._kept() - self._closing_activations() * self.tokens + again,
             "logits and loss": 0.0,
             "low-precision copies": self._casts(1 if self.checkpointing else self.model.layers),
             "workspace": self._block_workspace(),
         }
 
+    def _at_last_block(self) -> dict[str, float]:
+        """The backward pass of the block before which there is only the embedding.
+
+        Its own gradients are still to come, and so is an embedding's that the head doesn't share.
+        """
+        model = self.model
+        missing = self._adapters / model.layers
+        if not self.frozen:
+            missing = model.block_matrices / model.layers
+            missing += 0 if model.tied else model.vocabulary * model.hidden
+        return {
+            "gradients": MASTER * (self.trained - missing),
+            "activations": (self._block_activations() + self._opening_activations()) * self.tokens,
+            "logits and loss": 0.0,
+            "low-precision copies": self._casts(1),
+            "workspace": self._block_workspace(),
+        }
+
     def _at_embedding(self) -> dict[str, float]:
-        """The end of the backward pass: all gradients, and a tied embedding's in two parts."""
-        twice = self.model.tied and not self.frozen
+        """The backward pass's end: all gradients, of a tied embedding two parts and their sum."""
+        tied = self.model.tied and not self.frozen
+        embedding = MASTER * self.model.vocabulary * self.model.hidden
         return {
             "gradients": MASTER * self.trained,
             "activations": 0.0,
             "logits and loss": 0.0,
             "low-precision copies": 0.0,
-            "workspace": MASTER * self.model.vocabulary * self.model.hidden if twice else 0.0,
+            "workspace": 2 * embedding if tied else 0.0,
         }
 
     def _at_optimizer(self) -> dict[str, float]:
@@ -362,7 +383,9 @@ class Job:
         block = self._block_activations()
         if self.checkpointing:
             block = self._stream_bytes * self.model.hidden
-        return (self.model.layers * block + self._end_activations()) * self.tokens
+        return (
+            self.model.layers * block + self._opening_activations() + self._closing_activations()
+        ) * self.tokens
 
     def _block_activations(self) -> float:
         """Bytes per token that one block keeps for its way back.
@@ -379,6 +402,8 @@ class Job:
         if self.frozen and low:
             linear_inputs += compute * queries  # peft casts an adapter's input to float32 and back
         attention = compute * 2 * (queries + keys) + MASTER * model.heads
+        if family.fused and family.rms_norm:
+            attention += compute * (queries + keys)  # unrotated, kept by values of the same product
         masks = 2 * hidden if family.dropout else 0
         return (
             2 * self._norm_activations(hidden)
@@ -410,22 +435,38 @@ class Job:
             return 3 * MASTER + 2 * compute
         return 2 * compute
 
-    def _end_activations(self) -> float:
-        """Bytes per token before the first block and after the last."""
+    def _opening_activations(self) -> float:
+        """Bytes per token before the first block: the embeddings' dropout, and BERT's norm."""
+        if self.frozen:
+            return 0.0
+        norm = 0 if self.model.causal else MASTER * self.model.hidden
+        return norm + (self.model.hidden if self.model.family.dropout else 0)
+
+    def _closing_activations(self) -> float:
+        """Bytes per token after the last block, the logits apart."""
         hidden, compute = self.model.hidden, self._compute_bytes
         head_input = 0 if self.frozen else compute * hidden
-        mask = hidden if self.model.family.dropout and not self.frozen else 0
         if self.model.causal:
-            return mask + self._norm_activations(hidden) + head_input
-        opening = 0 if self.frozen else MASTER * hidden
+            return self._norm_activations(hidden) + head_input
         # the transformation's input, its GELU's input and its norm's, then the head's
-        return mask + opening + 2 * head_input + compute * hidden + MASTER * hidden
+        return 2 * head_input + compute * hidden + MASTER * hidden
 
     def _block_workspace(self) -> float:
-        """Gradients on both sides of the activation function, where a block is widest."""
-        inner = self._compute_bytes * self.model.intermediate * (2 if self.model.gated else 1)
+        """What a block's way back takes for a moment, where it is widest: inside the MLP.
+
+        Gradients on both sides of the activation function, less what is freed by then, and that
+        of the residual stream. Under adapters also their inputs in float32 and the sums of results
+        (counted on fake steps: 8 to 10 bytes a unit).
+        """
+        family, compute = self.model.family, self._compute_bytes
+        if self.frozen:
+            unit = 9 if self.low else 8
+        elif family.python_gelu:
+            unit = 2 * MASTER
+        else:
+            unit = compute * (2 if family.gated else 1)
         stream = self._stream_bytes * self.model.hidden
-        workspace = float(self.tokens * (inner + stream))
+        workspace = float(self.tokens * (unit * self.model.intermediate + stream))
         if self.method == "qlora":  # a weight is expanded to 16 bit while it is used
             workspace += 2 * max(inputs * outputs for inputs, outputs in self.model.linear_layers)
         return workspace

@@ -27,7 +27,7 @@ SMALL = {
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
         "intermediate_size": 1408,
-        "vocab_size": 8000,
+        "vocab_size": 1000,
         "max_position_embeddings": 1024,
     },
     "gpt2": {
@@ -35,7 +35,7 @@ SMALL = {
         "n_embd": 512,
         "n_layer": 3,
         "n_head": 8,
-        "vocab_size": 8000,
+        "vocab_size": 1000,
         "n_positions": 1024,
     },
     "qwen3": {
@@ -46,7 +46,7 @@ SMALL = {
         "num_key_value_heads": 2,
         "head_dim": 64,
         "intermediate_size": 1408,
-        "vocab_size": 8000,
+        "vocab_size": 1000,
         "max_position_embeddings": 1024,
     },
 }
@@ -103,7 +103,7 @@ def bert(request, fake):
 
 
 def test_the_peak_of_training_bert_is_that_of_a_fake_step(bert):
-    """The gate is 15 %; what the model reaches is held here, so that no part can go missing."""
+    """The gate is 15 %; what the model reaches is held, so that no part of it can go missing."""
     for job, peak in bert.items():
         assert job.memory().tensor_bytes == pytest.approx(peak, rel=0.01), job
 
@@ -130,7 +130,15 @@ def test_the_peak_of_other_models_and_methods_is_that_of_a_fake_step(
         for checkpointing in (False, True)
     ]
     for job, measured in zip(jobs, fake.measure_all(SMALL[kind], jobs), strict=True):
-        assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=TOLERANCE), job
+        assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=0.05), job
+
+
+def test_the_gradient_of_a_tied_embedding_is_there_three_times(fake):
+    """With few tokens and no foreach list it is the peak: the head's, the embedding's, the sum."""
+    job = Job(get_model("gpt2"), "full", "fp32", "sgd", 1, 16)
+    assert job.memory().moment == "the embedding's gradient"
+    peak = fake.measure(shipped("gpt2"), job).peak_bytes
+    assert job.memory().tensor_bytes == pytest.approx(peak, rel=0.01)
 
 
 # --- work -----------------------------------------------------------------------------------
