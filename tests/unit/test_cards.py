@@ -195,7 +195,7 @@ def test_nominal_times_grow_with_the_work_and_never_beat_the_peaks(card):
 
 @each_card
 def test_a_card_is_named_by_its_id_and_by_each_name_that_no_other_has(card):
-    assert get_card(card.card_id) is card
+    assert get_card(card.card_id) == card
     for name in (card.card_id, *card.driver_names):
         sharing = [one for one in CARDS if name in (one.card_id, *one.driver_names)]
         plain = name.replace("NVIDIA ", "").replace("GeForce ", "")
