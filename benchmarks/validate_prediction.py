@@ -29,7 +29,7 @@ from gpubench import efficiency, evidence
 from gpubench.cards import catalogue
 from gpubench.efficiency import Observation
 from gpubench.errors import GpubenchError
-from gpubench.predict import REACH
+from gpubench.estimate import Z80
 from gpubench.published import load, published
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -76,7 +76,7 @@ class Held:
     @property
     def covered(self) -> bool:
         """Whether the 80 % interval has it."""
-        return abs(self.predicted["model"] - self.actual) <= REACH * self.deviation
+        return abs(self.predicted["model"] - self.actual) <= Z80 * self.deviation
 
 
 def simple(step: Observation) -> dict[str, float]:
@@ -134,7 +134,7 @@ def summary(rows: Sequence[Held]) -> dict[str, Any]:
         "results": len(rows),
         "cards": len({row.observation.card.card_id for row in rows}),
         "coverage": float(np.mean([row.covered for row in rows])),
-        "half_width": math.expm1(REACH * float(np.median([row.deviation for row in rows]))),
+        "half_width": math.expm1(Z80 * float(np.median([row.deviation for row in rows]))),
     }
     for model in MODELS:
         errors = [row.error(model) for row in rows]
@@ -244,7 +244,7 @@ def _miss(learnt: efficiency.Efficiencies, one: Observation) -> tuple[float, boo
     """Relative error of a time, and whether its 80 % interval has it."""
     log, slope = learnt.log_seconds(one)
     off = log - math.log(one.seconds)
-    reach = REACH * math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
+    reach = Z80 * math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
     return abs(math.expm1(off)), abs(off) <= reach
 
 

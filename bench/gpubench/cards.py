@@ -24,6 +24,8 @@ GIB = 2**30
 FIRST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (6, 1), "fp16": (5, 3)}
 _FIRST_NAME = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal", "fp16": "Pascal"}
 
+#: below so many operations per byte every device waits for memory
+MEMORY_BOUND_INTENSITY = 4.0
 #: a rate above the peak by more than this can't be: clocks boost above the reference by less
 ABOVE_PEAK = 1.15
 

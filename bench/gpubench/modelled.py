@@ -4,17 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpubench import names, render
-from gpubench.cards import Card, unsupported_precision
+from gpubench.cards import MEMORY_BOUND_INTENSITY, Card, unsupported_precision
 from gpubench.evidence import operation_of
+from gpubench.job import CONTEXT_BYTES
 from gpubench.predict import Predictor
 from gpubench.render import Column
 from gpubench.suite import Suite
 from gpubench.workload import Case, Work, all_workloads
-
-#: bytes of device memory that CUDA's context and libraries take beside a case's own
-RESERVED_BYTES = 2**30
-#: below so many operations per byte every device waits for memory (as in `table`)
-MEMORY_BOUND_INTENSITY = 4.0
 
 
 def rows(cards: Sequence[Card], suite: Suite, predictor: Predictor) -> list[dict[str, Any]]:
@@ -50,15 +46,15 @@ def _row(card: Card, case: Case, work: Work | None, predictor: Predictor) -> dic
         return row | {"status": "unsupported", "reason": "its work is only known once it runs"}
     if work.footprint is not None:
         row["footprint_bytes"] = work.footprint
-        row["fits_memory"] = work.footprint + RESERVED_BYTES <= card.memory_bytes
+        row["fits_memory"] = work.footprint + CONTEXT_BYTES <= card.usable_bytes
     precision = case.precision or "fp32"
     if reason := unsupported_precision(card.capability, precision):
         return row | {"status": "unsupported", "reason": reason}
     if precision not in card.peaks:
         return row | {"status": "unsupported", "reason": f"its {precision} rate is not known"}
     if work.footprint is not None and not row["fits_memory"]:
-        need, have = (render.gibibytes(size) for size in (work.footprint, card.memory_bytes))
-        return row | {"status": "oom", "reason": f"needs about {need} of {have}"}
+        need, have = (render.gibibytes(size) for size in (work.footprint, card.usable_bytes))
+        return row | {"status": "oom", "reason": f"needs about {need} of {have} usable"}
     operation, launches = operation_of(case.workload, params)
     found = predictor.step(
         card, work, precision, operation=operation, launches=launches, case=case.id

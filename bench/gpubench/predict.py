@@ -1,8 +1,8 @@
 """Time per step on a card that is not at hand, with an 80 % interval: a number that is modelled.
 
-The model and what it learnt is `efficiency`; here it is asked. Level and ratio differ in how sure
-they are: what all cards share (the software, the kernels' quality) widens a time and cancels in a
-ratio of two cards.
+The model and what it learnt is `efficiency`; here it is asked. What all cards share (the software,
+the kernels' quality) widens a time and cancels in the ratio of two cards; `Predictor.estimate`
+keeps errors by cause for that.
 """
 
 import json
@@ -15,15 +15,13 @@ from typing import Any
 
 from gpubench import evidence
 from gpubench.cards import ABOVE_PEAK, Card, unsupported_precision
-from gpubench.efficiency import Effect, Efficiencies, Observation, fit, updated
+from gpubench.efficiency import Efficiencies, Observation, fit, updated
 from gpubench.errors import UsageError, unknown_name
 from gpubench.estimate import Estimate
 from gpubench.published import Published
 from gpubench.workload import Work
 
 SHIPPED = Path(__file__).parent / "data" / "efficiencies.json"
-# The 90th percentile of the normal distribution: 80 % lie within that many standard deviations.
-REACH = 1.2816
 OPERATIONS = (
     *("gemm", "conv2d", "attention", "memory", "reduction", "cnn", "transformer", "decode"),
     *("prefill", "other"),
@@ -35,16 +33,6 @@ class Prediction:
     """Modelled seconds of one step, and the bounds between which 80 % of such fall."""
 
     seconds: float
-    low: float
-    high: float
-    basis: str
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster one card is than another (seconds over seconds), with 80 % bounds."""
-
-    estimate: float
     low: float
     high: float
     basis: str
@@ -91,44 +79,9 @@ class Predictor:
                 neither operations nor bytes of the work are known.
         """
         asked = _asked(card, work, precision, operation, launches, case)
-        log, slope = self._log_seconds(asked)
-        variance = self.efficiencies.variance(slope) + self.efficiencies.noise_of(asked)
-        reach = REACH * math.sqrt(variance)
-        low = max(log - reach, log_at_peak(asked) - math.log(ABOVE_PEAK))
-        return Prediction(math.exp(log), math.exp(low), math.exp(log + reach), self.basis)
-
-    def _log_seconds(self, asked: Observation) -> tuple[float, dict[Effect, float]]:
-        """As learnt, but not faster than the peak at the reference clock allows."""
-        log, slope = self.efficiencies.log_seconds(asked)
-        return max(log, log_at_peak(asked)), slope
-
-    def ratio(
-        self,
-        card_a: Card,
-        card_b: Card,
-        work: Work,
-        precision: str,
-        *,
-        operation: str,
-        launches: float = 0,
-        case: str = "",
-    ) -> Ratio:
-        """How many times faster ``card_a`` does the step than ``card_b``.
-
-        Raises:
-            UsageError: as `step`.
-        """
-        (log_a, slope_a), (log_b, slope_b) = (
-            self._log_seconds(_asked(card, work, precision, operation, launches, case))
-            for card in (card_a, card_b)
-        )
-        difference = dict(slope_b)
-        for effect, weight in slope_a.items():
-            difference[effect] = difference.get(effect, 0.0) - weight
-        noise = 0.0 if card_a == card_b else 2 * self.efficiencies.noise**2
-        reach = REACH * math.sqrt(self.efficiencies.variance(difference) + noise)
-        log = log_b - log_a
-        return Ratio(math.exp(log), math.exp(log - reach), math.exp(log + reach), self.basis)
+        found = self._estimate(asked)
+        low = max(found.low, math.exp(log_at_peak(asked)) / ABOVE_PEAK)
+        return Prediction(found.value, low, found.high, self.basis)
 
     def estimate(
         self,
@@ -140,18 +93,20 @@ class Predictor:
         launches: float = 0,
         case: str = "",
     ) -> Estimate:
-        """Seconds of a step with their errors by cause, so that any ratio has its own interval.
-
-        Of one step on one card the interval is that of `step`, of two cards that of `ratio`.
+        """The same with its errors by cause: the ratio of two cards has an interval of its own.
 
         Raises:
             UsageError: as `step`.
         """
-        asked = _asked(card, work, precision, operation, launches, case)
-        log, slope = self._log_seconds(asked)
+        return self._estimate(_asked(card, work, precision, operation, launches, case))
+
+    def _estimate(self, asked: Observation) -> Estimate:
+        """As learnt, but not faster than the peak at the reference clock allows."""
+        log, slope = self.efficiencies.log_seconds(asked)
         residue = math.sqrt(self.efficiencies.noise_of(asked))
-        cause = f"residue {card.card_id} {case} {operation} {precision} {work.flops} {work.bytes}"
-        return Estimate(log, self.efficiencies.errors(slope) | {cause: residue})
+        what = f"{asked.series} {asked.operation} {asked.precision} {asked.work}"
+        errors = self.efficiencies.errors(slope) | {f"residue {asked.card.card_id} {what}": residue}
+        return Estimate(max(log, log_at_peak(asked)), errors)
 
     def with_measured(self, rows: Iterable[Mapping[Hashable, Any]]) -> "Predictor":
         """The same with results measured here, on cards of the catalogue, learnt on top.

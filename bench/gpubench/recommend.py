@@ -5,12 +5,12 @@ teaches the model. How the score is made of that is `score`, how it is said is `
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gpubench import prices, scaling, score, sensitivity
+from gpubench import prices, scaling, score, sensitivity, stack
 from gpubench.cards import Card, catalogue, named, unsupported_precision
 from gpubench.errors import UsageError
 from gpubench.estimate import Estimate
@@ -38,9 +38,6 @@ FEW = 3
 MOST_CARDS = 8
 #: the one case of a ranking by a job's own time
 JOB = "the job"
-#: torch's CUDA 12.6 build alone has kernels for these, and is to end after 2.14 (docs/method.md)
-OLD_CAPABILITY = (7, 5)
-OLD_SOFTWARE = "needs torch's cu126 build, which ends with 2.14"
 
 
 @dataclass(frozen=True)
@@ -296,7 +293,6 @@ def _option(
     found: Measurement | None,
 ) -> Option:
     candidate = _candidate(card, question, steps, predictor, found)
-    notes = [OLD_SOFTWARE] if card.capability < OLD_CAPABILITY else []
     return Option(
         card=card,
         candidate=candidate,
@@ -306,8 +302,15 @@ def _option(
         electricity_usd=None,
         cost_usd=None,
         measured=len(found.rates) if found else 0,
-        notes=tuple(notes),
+        notes=tuple(_software(card)),
     )
+
+
+def _software(card: Card) -> Iterator[str]:
+    """What is to know where PyPI's torch has no kernels for the card."""
+    build = stack.build_for(card.capability)
+    if build and build.index:
+        yield f"needs the {build.build} build of {build.torch}"
 
 
 def _price(card: Card, question: Question) -> Price | None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from gpubench import render, stats, store
-from gpubench.cards import ABOVE_PEAK, catalogue
+from gpubench.cards import ABOVE_PEAK, MEMORY_BOUND_INTENSITY, catalogue
 from gpubench.names import case_labels
 from gpubench.record import FAILURES
 from gpubench.render import Column
@@ -32,7 +32,6 @@ SUMMARY = (
 ABOVE_PEAK_AT_CLOCK = 1.03
 #: multiplications that a 3 × 3 convolution may do without, F(4×4, 3×3) of Lavin and Gray 2016
 WINOGRAD_SAVING = 4.0
-MEMORY_BOUND_INTENSITY = 4.0
 
 
 def load(patterns: Sequence[str]) -> pd.DataFrame:

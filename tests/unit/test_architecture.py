@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "sensitivity": {"score", "profile"},
     "recommend": {
         *("prices", "scaling", "score", "sensitivity", "profile", "rates", "estimate", "cards"),
-        *("job", "predict", "evidence", "workload", "errors"),
+        *("job", "stack", "predict", "evidence", "workload", "errors"),
     },
     "advice": {"recommend", "score", "sensitivity", "scaling", "profile", "estimate"}
     | {"cards", "render"},
@@ -78,7 +78,7 @@ MAY_IMPORT = {
     "efficiency": {"cards", "workload"},
     "evidence": {"cards", "efficiency", "published", "workload"},
     "predict": {"cards", "efficiency", "estimate", "evidence", "published", "workload", "errors"},
-    "modelled": {"cards", "evidence", "predict", "names", "render", "suite", "workload"},
+    "modelled": {"cards", "job", "evidence", "predict", "names", "render", "suite", "workload"},
     "listing": {"plugins", "cards", "published", "render", "workload", "suite", "job", "errors"},
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
     "doctor": {"plugins", "stack", "cards", "device", "environment", "telemetry", "errors"},

@@ -17,7 +17,8 @@ from gpubench import cli, efficiency, evidence, modelled
 from gpubench.cards import ABOVE_PEAK, catalogue, get_card, unsupported_precision
 from gpubench.efficiency import Observation
 from gpubench.errors import UsageError
-from gpubench.predict import OPERATIONS, REACH, Predictor
+from gpubench.estimate import Z80
+from gpubench.predict import OPERATIONS, Predictor
 from gpubench.published import COLUMNS, Published, published
 from gpubench.suite import load_suite
 from gpubench.workload import Work
@@ -34,6 +35,12 @@ operations = st.sampled_from(OPERATIONS)
 
 def has(card, precision):
     return precision in card.peaks and not unsupported_precision(card.capability, precision)
+
+
+def ratio(card_a, card_b, work, precision, **asked):
+    """How many times faster the first card is."""
+    a, b = (SHIPPED.estimate(card, work, precision, **asked) for card in (card_a, card_b))
+    return b / a
 
 
 @st.composite
@@ -93,8 +100,8 @@ factor = st.floats(1, 8)
 def test_a_card_better_in_every_figure_is_never_slower(chosen, operation, flops, moved, factors):
     card, precision = chosen
     work = Work(flops=flops, bytes=moved)
-    found = SHIPPED.ratio(better(card, factors), card, work, precision, operation=operation)
-    assert found.estimate >= 1 - 1e-12
+    found = ratio(better(card, factors), card, work, precision, operation=operation)
+    assert found.value >= 1 - 1e-12
 
 
 def dominates(one, other):
@@ -116,7 +123,7 @@ def test_in_the_catalogue_too_what_is_better_in_every_figure_is_faster(intensity
     assert len(pairs) > 50
     work = Work(flops=1e12 * intensity, bytes=1e12)
     for one, other in pairs:
-        assert SHIPPED.ratio(one, other, work, precision, operation="cnn").estimate >= 1
+        assert ratio(one, other, work, precision, operation="cnn").value >= 1
 
 
 @given(cards_with_precision(), operations, amounts, amounts, st.floats(0, 1e4))
@@ -136,15 +143,34 @@ def test_a_ratio_is_that_of_the_times_and_surer_than_they_are(a, b, operation, f
     first, second = (
         SHIPPED.step(card, work, precision, operation=operation) for card in (one, other)
     )
-    found = SHIPPED.ratio(one, other, work, precision, operation=operation)
-    assert found.estimate == pytest.approx(second.seconds / first.seconds)
-    back = SHIPPED.ratio(other, one, work, precision, operation=operation)
+    found = ratio(one, other, work, precision, operation=operation)
+    assert found.value == pytest.approx(second.seconds / first.seconds)
+    back = ratio(other, one, work, precision, operation=operation)
     assert found.low == pytest.approx(1 / back.high)
     # Were both independent the widths would add up; what they share cancels.
     apart = math.hypot(*(math.log(one.high / one.seconds) for one in (first, second)))
-    assert math.log(found.high / found.estimate) < apart
+    assert math.log(found.high / found.value) < apart
     if one == other:
-        assert found.low == found.estimate == found.high == 1
+        assert found.low == found.value == found.high == 1
+
+
+@pytest.mark.parametrize(
+    "pair", [("geforce-rtx-4070", "geforce-rtx-4090"), ("tesla-t4", "nvidia-a100-pcie-40gb")]
+)
+def test_errors_by_cause_make_up_the_models_variances(pair):
+    """The rule of a sum's variance, once for a time and once for the difference of two."""
+    learnt, work = SHIPPED.efficiencies, Work(flops=1e13, bytes=1e10)
+    whole = evidence.complete(work, "fp16", "transformer")
+    asked = [Observation(get_card(card), whole, "fp16", "transformer", 500.0) for card in pair]
+    noise = learnt.noise_of(asked[0])
+    one, other = (learnt.log_seconds(step)[1] for step in asked)
+    difference = {
+        effect: one.get(effect, 0.0) - other.get(effect, 0.0) for effect in {*one, *other}
+    }
+    told = {"operation": "transformer", "launches": 500.0}
+    a, b = (SHIPPED.estimate(get_card(card), work, "fp16", **told) for card in pair)
+    assert a.deviation**2 == pytest.approx(learnt.variance(one) + noise)
+    assert (a / b).deviation ** 2 == pytest.approx(learnt.variance(difference) + 2 * noise)
 
 
 @given(
@@ -172,8 +198,8 @@ def test_the_shipped_model_alone_would_be_faster_than_a_card_can_be():
 def test_a_time_is_less_sure_than_the_order_of_two_cards():
     work, a100 = Work(flops=1e13, bytes=1e10), get_card("nvidia-a100-sxm4-80gb")
     alone = SHIPPED.step(a100, work, "fp16", operation="transformer")
-    ratio = SHIPPED.ratio(a100, get_card("geforce-rtx-3090"), work, "fp16", operation="transformer")
-    assert math.log(alone.high / alone.low) > 1.2 * math.log(ratio.high / ratio.low)
+    order = ratio(a100, get_card("geforce-rtx-3090"), work, "fp16", operation="transformer")
+    assert math.log(alone.high / alone.low) > 1.2 * math.log(order.high / order.low)
 
 
 def test_a_generation_that_no_result_speaks_of_is_less_sure():
@@ -298,7 +324,7 @@ def test_intervals_have_the_share_that_they_promise():
                 if one.card.card_id == card_id:
                     log, slope = learnt.log_seconds(one)
                     spread = math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
-                    inside += abs(math.log(one.seconds) - log) < REACH * spread
+                    inside += abs(math.log(one.seconds) - log) < Z80 * spread
                     total += 1
     assert 0.7 < inside / total <= 0.97
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpubench import advice, scaling, score, sensitivity
-from gpubench.cards import ABOVE_PEAK, GIB, catalogue, get_card
+from gpubench.cards import GIB, catalogue, get_card
 from gpubench.cli import main
 from gpubench.errors import UsageError
 from gpubench.job import Job, get_model
@@ -22,7 +22,7 @@ from gpubench.profile import PARTS, load_profile
 from gpubench.published import Published
 from gpubench.recommend import JOB, Question, chosen, needs_of, recommend, steps_of, ways_to_fit
 from gpubench.suite import load_suite
-from gpubench.workload import Work, parse_case_id
+from gpubench.workload import parse_case_id
 
 PROFILES = ("balanced", "training", "finetune", "budget", "efficiency", "inference")
 BALANCED = load_profile("balanced")
@@ -657,27 +657,6 @@ def test_it_says_how_many_rows_count_and_that_those_of_processors_and_virtual_ca
         said = " ".join(advice.text(ask(rows=rows, files=1), "table", 3).split())
         assert "1 result file, no usable rows: processors and simulated cards don't count" in said
     assert "result file" not in advice.text(ask(), "table", 3)
-
-
-# the model's errors ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "pair", [("geforce-rtx-4070", "geforce-rtx-4090"), ("tesla-t4", "nvidia-a100-pcie-40gb")]
-)
-def test_an_estimates_intervals_are_the_predictors_own(pair):
-    predictor, work = Predictor.shipped(), Work(flops=1e13, bytes=1e10)
-    asked = {"operation": "transformer", "launches": 500.0}
-    one, other = (predictor.estimate(get_card(card), work, "fp16", **asked) for card in pair)
-    step = predictor.step(get_card(pair[0]), work, "fp16", **asked)
-    fastest = work.flops / get_card(pair[0]).peaks["fp16"] / ABOVE_PEAK  # no bound is below
-    assert (one.value, max(one.low, fastest), one.high) == pytest.approx(
-        (step.seconds, step.low, step.high), rel=1e-3
-    )
-    ratio = predictor.ratio(*map(get_card, pair), work, "fp16", **asked)
-    assert ((other / one).value, (other / one).low, (other / one).high) == pytest.approx(
-        (ratio.estimate, ratio.low, ratio.high), rel=1e-3
-    )
 
 
 @pytest.mark.parametrize("width", [60, 100, 140])
