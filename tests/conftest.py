@@ -50,3 +50,28 @@ def make_record():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def counted_flops():
+    """torch's count of a step, with its formulas for fused attention applied to the processor's.
+
+    Under FakeTensorMode nothing is computed, so that any size takes no time.
+    """
+    torch = pytest.importorskip("torch", reason="it counts")
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+    aten = torch.ops.aten
+    fused = {
+        getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{end}"): flop_registry[
+            getattr(aten, f"_scaled_dot_product_flash_attention{end}")
+        ].__wrapped__
+        for end in ("", "_backward")
+    }
+
+    def counted(step):
+        with FlopCounterMode(display=False, custom_mapping=fused) as counter:
+            step()
+        return counter.get_total_flops()
+
+    return counted

@@ -12,7 +12,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode, flop_registry  # noqa: E402
 
 from gpubench.suite import load_suite  # noqa: E402
 from gpubench.workload import get_workload  # noqa: E402
@@ -42,20 +41,6 @@ for number, key in enumerate(key for key in CASES if key[0] == "bert"):
     CASES[key] = [params for params in CASES[key] if params["size"] != "large"][number::4]
 
 
-def counted(step):
-    """torch's count, with its formulas for fused attention applied to the processor's kernel."""
-    aten = torch.ops.aten
-    fused = {
-        getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{end}"): flop_registry[
-            getattr(aten, f"_scaled_dot_product_flash_attention{end}")
-        ].__wrapped__
-        for end in ("", "_backward")
-    }
-    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
-        step()
-    return counter.get_total_flops()
-
-
 def fake_step(workload, params):
     step = get_workload(workload).prepare(FAKE, **params).step
     if workload in TRAININGS:
@@ -74,22 +59,24 @@ def test_the_suite_is_covered():
 
 
 @pytest.mark.parametrize(("workload", "precision"), [key for key in CASES if key[0] in PRODUCTS])
-def test_every_case_of_the_full_suite_declares_the_flops_that_torch_counts(workload, precision):
+def test_every_case_of_the_full_suite_declares_the_flops_that_torch_counts(
+    workload, precision, counted_flops
+):
     for params in CASES[workload, precision]:
         with FakeTensorMode():
-            found = counted(fake_step(workload, params))
+            found = counted_flops(fake_step(workload, params))
         # A causal mask halves what is declared; torch counts the products as if there was none.
         masked = 2 if params.get("causal") else 1
         assert found == masked * get_workload(workload).work(params).flops, params
 
 
 @pytest.mark.parametrize("operation", ["copy", "triad"])
-def test_of_what_has_no_products_torch_counts_none(operation):
+def test_of_what_has_no_products_torch_counts_none(operation, counted_flops):
     """torch counts products alone; an addition and a multiplication an element are declared."""
     for params in CASES["memory", "fp32"]:
         if params["operation"] == operation:
             with FakeTensorMode():
-                assert counted(fake_step("memory", params)) == 0
+                assert counted_flops(fake_step("memory", params)) == 0
             elements = params["mib"] * 2**20 // 4
             expected = {"copy": 0, "triad": 2 * elements}[operation]
             assert get_workload("memory").work(params).flops == expected

@@ -317,3 +317,12 @@ def test_importing_it_needs_neither_torch_nor_numpy():
     code = "import sys, gpubench.job; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_four_bit_weights_save_memory_and_move_more_bytes_than_sixteen_bit_ones():
+    """Each is expanded to 16 bit in memory before its product: QLoRA is no faster than LoRA."""
+    model = get_model("llama-8b")
+    lora, qlora = (Job(model, method, batch=1, sequence=512) for method in ("lora", "qlora"))
+    assert qlora.memory().total_bytes < lora.memory().total_bytes
+    assert qlora.work().bytes > lora.work().bytes
+    assert qlora.work().flops == lora.work().flops

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from gpubench import plugins
 from gpubench.device import open_device
@@ -73,22 +72,8 @@ def prepare(device, name, params):
     return WORKLOADS[name].prepare(device, **params)
 
 
-def counted_flops(step):
-    """What torch counts, with its formulas for fused attention applied to the CPU's kernel, too."""
-    aten = torch.ops.aten
-    fused = {
-        getattr(aten, f"_scaled_dot_product_flash_attention_for_cpu{end}"): flop_registry[
-            getattr(aten, f"_scaled_dot_product_flash_attention{end}")
-        ].__wrapped__
-        for end in ("", "_backward")
-    }
-    with FlopCounterMode(display=False, custom_mapping=fused) as counter:
-        step()
-    return counter.get_total_flops()
-
-
 @pytest.mark.parametrize("shape", gemm_file.SQUARES + gemm_file.TRANSFORMER_LAYERS)
-def test_gemm_declares_the_flops_that_torch_counts(device, shape):
+def test_gemm_declares_the_flops_that_torch_counts(device, counted_flops, shape):
     params = {"shape": shape, "precision": "fp32"}
     with FakeTensorMode():
         step = prepare(device, "gemm", params).step
@@ -97,7 +82,7 @@ def test_gemm_declares_the_flops_that_torch_counts(device, shape):
 
 @pytest.mark.parametrize("direction", conv2d_file.DIRECTIONS)
 @pytest.mark.parametrize("layer", conv2d_file.LAYERS)
-def test_conv2d_declares_the_flops_that_torch_counts(device, layer, direction):
+def test_conv2d_declares_the_flops_that_torch_counts(device, counted_flops, layer, direction):
     params = {**CONV, "layer": layer, "direction": direction}
     with FakeTensorMode():
         step = prepare(device, "conv2d", params).step
@@ -106,7 +91,9 @@ def test_conv2d_declares_the_flops_that_torch_counts(device, layer, direction):
 
 @pytest.mark.parametrize("direction", attention_file.DIRECTIONS)
 @pytest.mark.parametrize(("sequence", "head_dim"), [(512, 64), (1024, 128)])
-def test_attention_declares_the_flops_that_torch_counts(device, sequence, head_dim, direction):
+def test_attention_declares_the_flops_that_torch_counts(
+    device, counted_flops, sequence, head_dim, direction
+):
     params = {
         **ATTENTION,
         "sequence": sequence,

@@ -18,6 +18,7 @@ from gpubench.cards import ABOVE_PEAK, catalogue, get_card, unsupported_precisio
 from gpubench.efficiency import Observation
 from gpubench.errors import UsageError
 from gpubench.estimate import Z80
+from gpubench.job import CONTEXT_BYTES
 from gpubench.predict import OPERATIONS, Predictor
 from gpubench.published import COLUMNS, Published, published
 from gpubench.suite import load_suite
@@ -628,6 +629,14 @@ def test_a_case_that_does_not_fit_has_no_time(capsys):
     assert any("GiB" in row["reason"] for row in rows)
     _, out, _ = predict(capsys, "nvidia-h200-sxm", *suite, "--format", "json")
     assert {row["status"] for row in json.loads(out)["rows"]} == {"ok"}
+
+
+@pytest.mark.parametrize(("beyond", "fits"), [(0, True), (1, False)])
+def test_a_case_fits_what_recommend_counts_as_usable(beyond, fits):
+    """To the byte: the card's memory less what its driver keeps back and CUDA's context takes."""
+    card, case = get_card("tesla-t4"), load_suite("quick").cases[0]
+    work = Work(flops=1e9, footprint=card.usable_bytes - CONTEXT_BYTES + beyond)
+    assert modelled._row(card, case, work, SHIPPED)["fits_memory"] is fits
 
 
 def test_people_see_that_it_is_modelled(capsys):

@@ -355,3 +355,16 @@ def test_a_killed_run_leaves_no_process_behind_and_a_readable_file(tmp_path):
         time.sleep(0.1)
     assert not any(map(alive, children))
     assert store.read_records(str(tmp_path / "killed.parquet"))
+
+
+def test_between_cases_garbage_goes_and_what_stays_is_not_looked_through_again():
+    code = (
+        "import gc, weakref\nfrom gpubench.worker import set_aside_what_stays\n"
+        "class Model: pass\n"
+        "gc.disable()\n"
+        "model = Model()\nmodel.itself = model\nlast = weakref.ref(model)\ndel model\n"
+        "set_aside_what_stays()\n"
+        "print(last() is None, gc.get_freeze_count() > 1000, len(gc.get_objects()) < 1000)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]
