@@ -222,9 +222,16 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; what follows ``--`` goes to pytest."""
+    """Run the tests, spread over the processors; or, after ``--``, whatever pytest is to run."""
     ready("run", "test")
-    python(session, "-m", "pytest", *session.posargs)
+    if session.posargs:
+        python(session, "-m", "pytest", *session.posargs)
+        return
+    # By file, since what a file's tests share is expensive: compiled kernels, measured runs. Four
+    # at most, since each imports PyTorch. Benchmarks need the machine to themselves.
+    spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
+    python(session, "-m", "pytest", *spread, "--ignore", "tests/benchmarks")
+    python(session, "-m", "pytest", "tests/benchmarks")
 
 
 @nox.session
