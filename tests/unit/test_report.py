@@ -491,6 +491,43 @@ def test_units_never_share_a_panel(usual):
     assert all(len(found) == 1 for found in units.values())
 
 
+def test_a_slow_card_stays_visible_beside_a_fast_one(load):
+    from gpubench.figures import throughput
+
+    rows = [CARDS["4090"] | gemm(seconds=1e-5), CARDS["1080"] | gemm(seconds=1e-3)]
+    lacking = CARDS["1080"] | gemm(512, "bf16") | LACKING
+    drawing = throughput.figure(load(*rows, CARDS["4090"] | gemm(512, "bf16"), lacking))
+    (axis,) = drawing.select_xaxes()
+    assert axis.type == "log"
+    assert "logarithmic" in axis.title.text
+    low, high = (10.0**end for end in axis.range)
+    placed = np.concatenate([np.asarray(trace.x) for trace in drawing.data])
+    assert (placed >= 0.999 * low).all()
+    assert (placed <= high).all()
+    (plain,) = throughput.figure(load(rows[0], CARDS["1080"] | gemm(seconds=1e-4))).select_xaxes()
+    assert plain.range[0] == 0
+
+
+def test_long_names_at_an_axis_stay_apart(load):
+    from gpubench.figures import precision, throughput
+
+    def attention(direction, precision):
+        params = {"batch": 4, "sequence": 2048, "heads": 16, "direction": direction}
+        row = named("attention", precision=precision, **{k: str(v) for k, v in params.items()})
+        return gemm(seconds=0.01) | row
+
+    directions = ["forward with dropout inside", "forward without dropout inside"]
+    rows = [attention(way, kind) for way in directions for kind in ("fp32", "fp16")]
+    rows.append(attention(directions[0], "fp32") | {"case_id": "attention:more"})
+    rows[-1]["params"] |= {"sequence": "4096", "heads": "8", "batch": "16"}
+    for module in (throughput, precision):
+        drawing = module.figure(load(*rows))
+        texts = next(drawing.select_yaxes()).ticktext
+        assert len(set(texts)) == len(texts) > 1
+        assert any("<br>" in text for text in texts)
+        assert not any("…" in text for text in texts)
+
+
 def test_samples_are_decimated_without_losing_their_extremes():
     times = [1.0 + 0.001 * (position % 7) for position in range(9_973)]
     times[4321], times[8765] = 3.0, 0.5

@@ -14,6 +14,7 @@ from gpubench.figures._text import tick_text
 
 MARGIN = {"l": 8, "r": 16, "t": 54, "b": 48}
 GAP = 80
+LINE = 17  # of a label at an axis
 # Least ratio of a logarithmic axis' ends.
 NARROWEST = 8.0
 # A case as figures know it: its id, and whether the cache was cold.
@@ -78,6 +79,11 @@ def grid(titles: Sequence[str], columns: int, height: int, **options: Any) -> An
         figure.update_xaxes(visible=False, row=row, col=column)
         figure.update_yaxes(visible=False, row=row, col=column)
     return _finish(figure, inside)
+
+
+def row_height(marks: int, labels: Iterable[str]) -> int:
+    """Pixels of a row that has to hold so many of marks and its label, of one line or two."""
+    return max(marks, LINE * max((1 + label.count("<br>") for label in labels), default=1))
 
 
 def cell(position: int, columns: int) -> tuple[int, int]:
@@ -154,11 +160,11 @@ def size(row: Mapping[str, Any]) -> float:
 
 def largest(
     workloads: Mapping[str, Sequence[Key]], work: Mapping[Key, float], most: int
-) -> tuple[list[Key], str | None]:
+) -> tuple[list[Key], list[str]]:
     """At most so many cases of each workload, those with the most work, in the order they came.
 
     Returns:
-        The cases, by workload, and a sentence on what was left out; None if nothing was.
+        The cases, by workload, and what was left out, as ``["gemm 12 of 50"]``.
     """
     chosen: list[Key] = []
     cut = []
@@ -167,5 +173,10 @@ def largest(
         chosen += [case for case in cases if case in kept]
         if len(kept) < len(cases):
             cut.append(f"{workload} {len(kept)} of {len(cases)}")
+    return chosen, cut
+
+
+def left_out(cut: Sequence[str]) -> str | None:
+    """A sentence on what `largest` left out; None if nothing was."""
     note = f"Only the largest cases are drawn ({'; '.join(cut)}); the table below has all."
-    return chosen, note if cut else None
+    return note if cut else None

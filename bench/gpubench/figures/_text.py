@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpubench import render
+from gpubench.names import LONGEST_LABEL, shorten
 
 LARGEST_PREFIX = 15
 
@@ -20,6 +21,16 @@ def safe(text: object) -> str:
     It also fills in ``%{name}``, in titles too, so the percent sign before a brace is an entity.
     """
     return html.escape(render.clean(text), quote=False).replace("%{", "&#37;{")
+
+
+def label(name: str, longest: int = LONGEST_LABEL) -> str:
+    """A case's name at an axis, escaped; one too long for a line takes two."""
+    middle = len(name) / 2
+    spaces = [at for at, letter in enumerate(name) if letter == " "]
+    if len(name) <= longest or not spaces:
+        return safe(shorten(name, longest))
+    at = min(spaces, key=lambda space: abs(space - middle))
+    return "<br>".join(safe(shorten(part, longest)) for part in (name[:at], name[at + 1 :]))
 
 
 def hover(*lines: str | None) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from gpubench.figures import _panels
-from gpubench.figures._text import hover, safe
-from gpubench.names import case_labels, parameters, shorten
+from gpubench.figures._text import hover, label, safe
+from gpubench.names import case_labels, parameters
 from gpubench.render import number, plus_minus
 from gpubench.series import Series, good, series_of
 
@@ -24,6 +24,7 @@ MARKER_ROW = 11
 ROW_GAP = 12
 MOST_CASES = 8
 LABEL_WIDTH = 230
+LONGEST_LINE = 34
 PANEL_WIDTH = 150
 # (case without its precision, cache)
 Base = tuple[str, str | None]
@@ -39,11 +40,12 @@ def figure(frame: Any) -> Any | None:
         return None
     precisions = sorted(present, key=_rank)
     cases, names, note = _chosen(series, {base for found in ratios for _, base in found})
-    height = len(cases) * (MARKER_ROW * len(series) + ROW_GAP)
+    labels = [label(names[base], LONGEST_LINE) for base in cases]
+    row_height = _panels.row_height(MARKER_ROW * len(series) + ROW_GAP, labels)
     drawing = _panels.grid(
         [safe(precision) for precision in precisions],
         len(precisions),
-        height,
+        len(cases) * row_height,
         shared_yaxes=True,
         horizontal_spacing=0.02,
     )
@@ -51,7 +53,7 @@ def figure(frame: Any) -> Any | None:
         for position, one in enumerate(series):
             offset = (position - (len(series) - 1) / 2) * MARKER_ROW
             drawn = [
-                (place + offset / (MARKER_ROW * len(series) + ROW_GAP), *ratios[position][key])
+                (place + offset / row_height, *ratios[position][key])
                 for place, base in enumerate(cases)
                 if (key := (precision, base)) in ratios[position]
             ]
@@ -60,7 +62,7 @@ def figure(frame: Any) -> Any | None:
         drawing.add_vline(x=1, line={"width": 1, "color": "#808080"}, row=1, col=panel)
     drawing.update_yaxes(
         tickvals=list(range(len(cases))),
-        ticktext=[safe(shorten(names[base], 34)) for base in cases],
+        ticktext=labels,
         range=[len(cases) - 0.5, -0.5],
         zeroline=False,
     )
@@ -116,7 +118,7 @@ def _chosen(
     workloads: dict[str, list[Base]] = {}
     for base in sorted(rows, key=lambda base: (work[base], base[0], str(base[1]))):
         workloads.setdefault(rows[base]["workload"], []).append(base)
-    cases, note = _panels.largest(workloads, work, MOST_CASES)
+    cases, cut = _panels.largest(workloads, work, MOST_CASES)
     plain = [
         {
             "case_id": base[0],
@@ -127,7 +129,7 @@ def _chosen(
         }
         for base, row in rows.items()
     ]
-    return cases, case_labels(plain), note
+    return cases, case_labels(plain), _panels.left_out(cut)
 
 
 def _dots(one: Series, drawn: list[tuple[float, float, float, dict[str, Any]]]) -> Any:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from gpubench.figures import _panels
 from gpubench.figures._panels import Key
-from gpubench.figures._text import flags, hover, safe, scale, spread
+from gpubench.figures._text import flags, hover, label, safe, scale, spread
 from gpubench.names import case_labels, parameters, shorten
 from gpubench.record import FAILURES
 from gpubench.render import quantity
@@ -22,6 +22,8 @@ CAPTION = (
 
 BAR = 15
 ROW_GAP = 9
+# Rates further apart than this get a logarithmic axis: on a plain one the slow would be invisible.
+WIDEST_PLAIN = 50
 ROOM_FOR_TEXT = 1.22
 # A whisker that ends beyond this many times the longest bar is cut off.
 LONGEST_WHISKER = 3
@@ -37,42 +39,54 @@ def figure(frame: Any) -> Any | None:
     if not panels:
         return None
     labels = case_labels(row for one in series for row in one.rows)
-    heights = [len(chosen) * (BAR * len(series) + ROW_GAP) + ROW_GAP for _, chosen, _ in panels]
+    ticks = [[label(labels[key]) for key in chosen] for _, chosen, _ in panels]
+    rows = [_panels.row_height(BAR * len(series) + ROW_GAP, texts) for texts in ticks]
+    heights = [len(texts) * row + ROW_GAP for texts, row in zip(ticks, rows, strict=True)]
     drawing = _panels.stack([_title(unit) for unit, *_ in panels], heights)
     drawing.update_layout(barmode="overlay", bargap=0)
-    for panel, (unit, chosen, _) in enumerate(panels, start=1):
-        largest, end = _reach(series, chosen)
-        divisor, prefixed = scale(largest, unit)
-        for position, one in enumerate(series):
-            offset = (position - (len(series) - 1) / 2) * BAR / (BAR * len(series) + ROW_GAP)
-            rows = {(row["case_id"], row["cache"]): row for row in one.rows}
-            points = [
-                (place + offset, rows[key]) for place, key in enumerate(chosen) if key in rows
-            ]
-            drawn = [(y, row) for y, row in points if good(row)]
-            if drawn:
-                thickness = 0.9 * BAR / (BAR * len(series) + ROW_GAP)
-                drawing.add_trace(_bars(one, drawn, divisor, thickness), panel, 1)
-            drawing.add_trace(_texts(one, points, divisor, end), panel, 1)
-        reach = ROOM_FOR_TEXT * end / divisor
-        drawing.update_xaxes(title=safe(prefixed), range=[0, reach], row=panel, col=1)
+    for place, ((unit, chosen, _), texts, row) in enumerate(zip(panels, ticks, rows, strict=True)):
+        _draw(drawing, place + 1, series, unit, chosen, BAR / row)
         drawing.update_yaxes(
-            tickvals=list(range(len(chosen))),
-            ticktext=[safe(shorten(labels[key])) for key in chosen],
-            range=[len(chosen) - 0.5, -0.5],
+            tickvals=list(range(len(texts))),
+            ticktext=texts,
+            range=[len(texts) - 0.5, -0.5],
             showgrid=False,
             zeroline=False,
-            row=panel,
+            row=place + 1,
             col=1,
         )
     _panels.name_once(drawing)
-    notes = " ".join(note for *_, note in panels if note)
-    _panels.tell(drawing, minimum_width=560, note=notes or None)
+    note = _panels.left_out([workload for *_, cut in panels for workload in cut])
+    _panels.tell(drawing, minimum_width=560, note=note)
     return drawing
 
 
-def _by_unit(series: list[Series]) -> list[tuple[str, list[Key], str | None]]:
-    """Panels: unit, its cases in order, and what was left out; training rates come first.
+def _draw(
+    drawing: Any, panel: int, series: list[Series], unit: str, chosen: list[Key], bar: float
+) -> None:
+    """One unit's bars, texts and axis; ``bar`` is a bar's share of a row."""
+    lowest, largest, end = _reach(series, chosen)
+    divisor, prefixed = scale(largest, unit)
+    start = 0.0
+    if largest > WIDEST_PLAIN * lowest:
+        axis = _panels.log_axis([lowest / divisor, ROOM_FOR_TEXT * end / divisor], room=2)
+        start = 10.0 ** axis["range"][0]
+        prefixed += ", logarithmic"
+    else:
+        axis = {"range": [0, ROOM_FOR_TEXT * end / divisor]}
+    for position, one in enumerate(series):
+        offset = (position - (len(series) - 1) / 2) * bar
+        rows = {(row["case_id"], row["cache"]): row for row in one.rows}
+        points = [(place + offset, rows[key]) for place, key in enumerate(chosen) if key in rows]
+        drawn = [(y, row) for y, row in points if good(row)]
+        if drawn:
+            drawing.add_trace(_bars(one, drawn, divisor, 0.9 * bar), panel, 1)
+        drawing.add_trace(_texts(one, points, divisor, start, end), panel, 1)
+    drawing.update_xaxes(title=safe(prefixed), row=panel, col=1, **axis)
+
+
+def _by_unit(series: list[Series]) -> list[tuple[str, list[Key], list[str]]]:
+    """Panels: unit, its cases in order, what was left out; training rates come first.
 
     A unit without any result has no panel, and a case that every card lacks has no row.
     """
@@ -110,13 +124,13 @@ def _title(unit: str) -> str:
     return safe({"FLOP/s": "computing", "B/s": "memory"}.get(unit, f"training, {unit}"))
 
 
-def _reach(series: list[Series], chosen: list[Key]) -> tuple[float, float]:
-    """The longest bar, and where the longest bar or whisker ends."""
+def _reach(series: list[Series], chosen: list[Key]) -> tuple[float, float, float]:
+    """The shortest bar, the longest, and where the longest bar or whisker ends."""
     keys = set(chosen)
     rows = [row for one in series for row in one.rows if (row["case_id"], row["cache"]) in keys]
-    largest = max(row["throughput"] for row in rows if good(row))
+    rates = [row["throughput"] for row in rows if good(row)]
     highest = max(row["high"] or row["throughput"] for row in rows if good(row))
-    return largest, min(highest, LONGEST_WHISKER * largest)
+    return min(rates), max(rates), min(highest, LONGEST_WHISKER * max(rates))
 
 
 def _bars(
@@ -139,16 +153,20 @@ def _bars(
 
 
 def _texts(
-    one: Series, points: list[tuple[float, dict[str, Any]]], divisor: float, end: float
+    one: Series,
+    points: list[tuple[float, dict[str, Any]]],
+    divisor: float,
+    start: float,
+    end: float,
 ) -> Any:
-    """The value behind the whisker; for what has none, its status at the axis."""
+    """The value behind the whisker; for what has none, its status where bars start."""
     return go.Scatter(
         mode="text",
         legendgroup=one.group,
         showlegend=False,
         y=_panels.numbers(y for y, _ in points),
         x=_panels.numbers(
-            min(row["high"] or row["throughput"], end) / divisor if good(row) else 0.0
+            min(row["high"] or row["throughput"], end) / divisor if good(row) else start
             for _, row in points
         ),
         text=[f" {safe(_text(row))}" for _, row in points],
