@@ -128,6 +128,13 @@ def test_a_limit_is_a_number_above_zero(value, capsys):
     assert "is not a number above zero" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("written", ["$1,600", "1,600", "$1600"])
+def test_a_price_may_be_written_as_people_write_it(written, capsys):
+    shown = run(capsys, "cards", "--max-price", written)
+    assert shown == run(capsys, "cards", "--max-price", "1600")
+    assert shown != run(capsys, "cards", "--max-price", "1500")
+
+
 def test_an_unknown_architecture_is_answered_with_those_that_there_are(capsys):
     status, _, err = run(capsys, "cards", "--architecture", "Ampre")
     assert status == 2

@@ -50,6 +50,11 @@ def amount(text: str) -> float:
     return value
 
 
+def dollars(text: str) -> float:
+    """A sum above zero, as people write it too: ``800``, ``$800`` or ``1,600``."""
+    return amount(text.removeprefix("$").replace(",", ""))
+
+
 def positive(text: str, least: int = 1, most: int = MOST) -> int:
     """A whole number from ``least`` to ``most``."""
     if not (text.isdecimal() and len(text) < 12 and least <= int(text) <= most):

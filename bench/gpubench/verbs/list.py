@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from gpubench import errors
-from gpubench.verbs._flags import add_format, amount
+from gpubench.verbs._flags import add_format, amount, dollars
 
 KINDS = ("workloads", "suites", "cards", "published", "models", "profiles", "figures")
 SORTS = ("name", "date", "memory", "bandwidth", "fp32", "fp16", "power", "price")
@@ -26,7 +26,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     )
     cards.add_argument("--min-memory", type=amount, metavar="GIB", help="memory, at least")
     cards.add_argument(
-        "--max-price", type=amount, metavar="USD", help="launch price, at most, where known"
+        "--max-price", type=dollars, metavar="USD", help="launch price, at most, where known"
     )
     cards.add_argument("--max-power", type=amount, metavar="WATT", help="power, at most")
     cards.add_argument("--sort", choices=SORTS, help="from the least; default: by series")

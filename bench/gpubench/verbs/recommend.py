@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gpubench import errors
-from gpubench.verbs._flags import add_format, add_profile, amount, positive
+from gpubench.verbs._flags import add_format, add_profile, amount, dollars, positive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     size.add_argument("--steps", type=amount, metavar="N", help="of the job, in place of --tokens")
     gates = sub.add_argument_group("which cards")
     gates.add_argument("--cards", nargs="+", default=[], metavar="GLOB", help="default: all")
-    gates.add_argument("--price-limit", type=amount, metavar="USD", help="for all cards together")
+    gates.add_argument("--price-limit", type=dollars, metavar="USD", help="for all cards together")
     gates.add_argument("--min-memory", type=amount, metavar="GIB", help="of a card as it is sold")
     gates.add_argument("--count", type=positive, default=1, metavar="N", help="cards of one kind")
     cost = sub.add_argument_group("costs")
@@ -50,7 +50,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "price_usd and, if known, date, or TOML with [[price]] blocks of these keys",
     )
     cost.add_argument("--hours", type=amount, metavar="H", help="a card's life; default: 8760")
-    cost.add_argument("--electricity", type=amount, metavar="USD", help="a kWh; default: 0.15")
+    cost.add_argument("--electricity", type=dollars, metavar="USD", help="a kWh; default: 0.15")
     sub.add_argument("--top", type=positive, default=8, metavar="N", help="rows; default: 8")
     add_format(sub)
 
