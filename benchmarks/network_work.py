@@ -123,9 +123,14 @@ class Image:
         return out
 
 
-def resnet(image: Image, blocks: Sequence[int], *, bottleneck: bool, widen: int = 1) -> Image:
-    """He et al. 2015 (arXiv:1512.03385), table 1; wide: Zagoruyko 2016 (arXiv:1605.07146)."""
-    x = image.conv(64, 7, 2).pool(3, 2)
+def resnet(
+    image: Image, blocks: Sequence[int], *, bottleneck: bool, widen: int = 1, classes: int = 1000
+) -> Image:
+    """He et al. 2015 (arXiv:1512.03385), table 1; wide: Zagoruyko 2016 (arXiv:1605.07146).
+
+    Images of 32 × 32 are too small for the first two layers, as programs for CIFAR have it.
+    """
+    x = image.conv(64, 3) if image.height == 32 else image.conv(64, 7, 2).pool(3, 2)
     for stage, count in enumerate(blocks):
         inner = 64 * 2**stage
         outer = 4 * inner if bottleneck else inner
@@ -139,7 +144,7 @@ def resnet(image: Image, blocks: Sequence[int], *, bottleneck: bool, widen: int 
             else:
                 y = x.conv(inner, 3, stride).conv(inner, 3, relu=False)
             x = y.plus(shortcut).relu()
-    return x.mean().linear(1000)
+    return x.mean().linear(classes)
 
 
 def vgg(image: Image, convolutions: Sequence[int]) -> Image:
@@ -267,22 +272,56 @@ def inception4(image: Image) -> Image:
     return x.mean().linear(1000)
 
 
-def transformer(layers: int, hidden: int, heads: int, sequence: int, vocabulary: int) -> Total:
-    """An encoder as in Devlin et al. 2018 (arXiv:1810.04805), a sequence of ``sequence`` tokens."""
+def transformer(
+    layers: int, hidden: int, heads: int, sequence: int, vocabulary: int, *, modern: bool = False
+) -> Total:
+    """An encoder as in Devlin et al. 2018 (arXiv:1810.04805), a sequence of ``sequence`` tokens.
+
+    ``modern`` ones have no dropout, and one kernel for attention, which keeps the scores to itself.
+    """
     total = Total(parameters=vocabulary * hidden)
     states, scores = sequence * hidden, heads * sequence * sequence
     for _ in range(layers):
         for _ in range(4):  # query, key, value and what follows attention
             total.add(2 * states, states * hidden, hidden**2 + hidden)
-        total.add(2 * states + scores, states * sequence)
-        for _ in range(4):  # scale, mask, softmax and dropout
-            total.add(2 * scores)
-        total.add(scores + 2 * states, states * sequence)
+        if modern:
+            total.add(4 * states, 2 * states * sequence)
+        else:
+            total.add(2 * states + scores, states * sequence)
+            for _ in range(4):  # scale, mask, softmax and dropout
+                total.add(2 * scores)
+            total.add(scores + 2 * states, states * sequence)
         total.add(5 * states, 4 * states * hidden, 4 * hidden**2 + 4 * hidden)
         total.add(8 * states)
         total.add(5 * states, 4 * states * hidden, 4 * hidden**2 + hidden)
-        for elements in (2, 3, 2, 2, 3, 2):  # dropout, sum and norm, twice
-            total.add(elements * states, 0, hidden / 1.5)
+        around = (3, 2, 3, 2) if modern else (2, 3, 2, 2, 3, 2)
+        for elements in around:  # dropout, sum and norm, twice
+            total.add(elements * states, 0, 4 * hidden / len(around))
+    return total
+
+
+def vit(layers: int, hidden: int, heads: int) -> Total:
+    """Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1: 224 × 224 in patches of 16 × 16."""
+    patches, patch = 14 * 14, 3 * 16 * 16
+    total = transformer(layers, hidden, heads, patches + 1, patches + 1, modern=True)
+    total.add(patches * (patch + hidden), patches * patch * hidden, (patch + 1) * hidden)
+    total.add(2 * (patches + 1) * hidden, 0, 2 * hidden)
+    total.add(hidden + 1000, 1000 * hidden, 1000 * (hidden + 1))
+    return total
+
+
+def gpt2(layers: int, hidden: int, heads: int, sequence: int) -> Total:
+    """Radford et al. 2019, table 2: a sequence with the loss of each of its tokens.
+
+    Only scores that look back are computed. The last layer has the embedding's weights.
+    """
+    vocabulary = 50_304  # 50257, padded
+    total = transformer(layers, hidden, heads, sequence, vocabulary + sequence, modern=True)
+    total.multiply_adds -= layers * sequence * sequence * hidden
+    total.add(2 * sequence * hidden, 0, 2 * hidden)
+    logits = sequence * vocabulary
+    total.add(sequence * hidden + logits, logits * hidden)
+    total.add(2 * logits)
     return total
 
 
@@ -312,10 +351,17 @@ def mixed(one: Total, other: Total) -> Total:
     )
 
 
+def _source(make: Callable[..., object]) -> str:
+    """The paper that a function names first."""
+    return str(make.__doc__).partition(",")[0]
+
+
 def networks() -> list[tuple[str, str, str, str, Total, str]]:
     """Name, pattern, operation, item, work and source, in the order in which patterns are tried."""
     wide = convolutional(lambda x: resnet(x, RESNETS[50], bottleneck=True, widen=2))
     found = [("wide_resnet50_2", "wide_?resnet", wide, resnet)]
+    small = convolutional(lambda x: resnet(x, RESNETS[50], bottleneck=True, classes=10), 32)
+    found.append(("resnet50_32px", "resnet50_32px", small, resnet))
     for depth in (152, 101, 18, 34, 50):
         pattern = f"resnet[-_]?(v[12]_)?{depth}" + (
             "|resnet|resnext|rn50|ssd" if depth == 50 else ""
@@ -335,7 +381,7 @@ def networks() -> list[tuple[str, str, str, str, Total, str]]:
         ("inceptionv1", "inception|googlenet", convolutional(googlenet), googlenet),
     ]
     rows = [
-        (name, pattern, "cnn", "image", total, str(make.__doc__).partition(",")[0])
+        (name, pattern, "cnn", "image", total, _source(make))
         for name, pattern, total, make in found
     ]
     source = "Devlin et al. 2018 (arXiv:1810.04805)"
@@ -343,8 +389,15 @@ def networks() -> list[tuple[str, str, str, str, Total, str]]:
     large = transformer(24, 1024, 16, 384, 30_522)
     words = "bert|gpt|t5|llama|llm|transformer|lora|whisper|reformer|mistral|qwen|vit|dinov2|opus"
     mix = mixed(convolutional(lambda x: resnet(x, RESNETS[50], bottleneck=True)), large)
+    images = [
+        (f"vit_{name}", f"vit_{name}_patch16", "transformer", "image", vit(*shape), _source(vit))
+        for name, shape in (("small", (12, 384, 6)), ("base", (12, 768, 12)))
+    ]
+    tokens = gpt2(12, 768, 12, 1024)
     return [
         *rows,
+        *images,
+        ("gpt2_124m", "gpt2_124m_seq1024", "transformer", "sequence", tokens, _source(gpt2)),
         ("bert_base", "bert[-_]?base|distilbert", "transformer", "sequence", base, source),
         ("bert_large", words, "transformer", "sequence", large, source),
         ("default mix", "", "other", "item", mix, "half ResNet-50's operations half BERT-large's"),

@@ -38,6 +38,8 @@ BACKWARD = 2
 # Weight read and written, gradient written and read, momentum read and written: SGD as users
 # have it, in FP32 whatever the products' precision.
 OPTIMIZER_BYTES = 6 * 4
+# Networks that stand for whatever has their name in it; their own item is a sequence of SQuAD.
+STANDING_FOR_OTHERS = ("bert_base", "bert_large")
 # Bits that a weight of a quantised format takes with its scales (llama.cpp's tables).
 BITS = {"q3": 3.5, "q4": 4.5, "q5": 5.5, "q6": 6.6, "q8": 8.5, "fp16": 16.0, "bf16": 16.0}
 
@@ -147,15 +149,17 @@ def _work(result: Published, precision: str) -> tuple[Work, str, float, float]:
     network = find(name)
     work, launches = item_of(network, precision, result.mode, result.batch or USUAL_BATCH)
     if result.unit != "TFLOPS":
-        return work, network.operation, launches, 1.0
+        tokens = re.search(r"_seq(\d+)", name) if result.unit == "tokens/s" else None
+        return work, network.operation, launches, float(tokens[1]) if tokens else 1.0
     # The unit is an operation, and the layer is too large for its launches to count.
     flops = work.flops or 1.0
     return Work(1.0, (work.bytes or 0.0) / flops), network.operation, 0.0, 1.0
 
 
 def _counts(result: Published) -> bool:
-    """Whether a transformer's unit is one whose work is known: operations, or SQuAD's sequences."""
-    return result.unit == "TFLOPS" or "squad" in result.workload.casefold()
+    """Whether the work of a transformer's unit is known: an operation, or a network's own item."""
+    known = find(result.workload).name not in STANDING_FOR_OTHERS
+    return known or result.unit == "TFLOPS" or "squad" in result.workload.casefold()
 
 
 def find(workload: str) -> Network:

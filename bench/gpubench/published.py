@@ -28,7 +28,7 @@ RATES = {
 }
 TIMES = {"ms/batch": 1e-3, "ms/image": 1e-3}
 #: what the names of workloads say of transformers; other networks are convolutional ones
-TRANSFORMERS = re.compile("bert|gpt|(?<![a-z])t5|llama|llm|transformer|reformer|whisper|dino")
+TRANSFORMERS = re.compile("bert|gpt|(?<![a-z])(t5|vit)|llama|llm|transformer|reformer|whisper|dino")
 COLUMNS = (
     *("source", "source_date", "card_id", "n_gpus", "software", "workload", "precision", "batch"),
     *("metric", "value", "unit", "notes", "licence", "mode"),
@@ -79,7 +79,8 @@ class Published:
         """What kind of work: gemm, memory, prefill, decode, transformer or cnn."""
         if self.mode == "micro":
             return "memory" if "vector" in self.workload else "gemm"
-        if self.unit == "tokens/s":  # of a prompt all tokens at once, else one after the other
+        if self.unit == "tokens/s" and self.mode == "infer":
+            # of a prompt all tokens at once, else one after the other
             return "prefill" if "_pp" in self.workload else "decode"
         return "transformer" if TRANSFORMERS.search(self.workload) else "cnn"
 

@@ -540,7 +540,7 @@ def test_the_networks_are_what_their_script_computes():
 
 
 # Parameters in millions and multiply-adds in billions: torchvision's documentation of its models'
-# weights; Inception-v4: Bianco et al. 2018 (arXiv:1810.00736).
+# weights; Inception-v4: Bianco et al. 2018 (arXiv:1810.00736); ViT: timm's results.
 KNOWN = {
     "resnet50": (25.557, 4.09),
     "resnet152": (60.193, 11.51),
@@ -550,6 +550,8 @@ KNOWN = {
     "densenet121": (7.979, 2.83),
     "wide_resnet50_2": (68.883, 11.4),
     "inception4": (42.68, 12.3),
+    "vit_base": (86.57, 17.58),
+    "vit_small": (22.05, 4.61),
 }
 
 

@@ -40,7 +40,7 @@ def result(card_id, value, **different):
 
 
 def test_every_result_is_of_a_card_of_the_catalogue_under_a_permissive_licence():
-    assert len(published()) == 850
+    assert len(published()) == 991
     assert {one.card_id for one in published()} <= set(catalogue())
     assert {one.licence for one in published()} <= PERMISSIVE
 
@@ -77,7 +77,7 @@ def test_a_family_is_the_source_without_the_place_in_it():
     assert ONE.family == "example.org/bench@abc"
     assert dataclasses.replace(ONE, source="a/b (a note)").family == "a/b"
     families = {one.family for one in published()}
-    assert len(families) == 11
+    assert len(families) == 15
     assert all("row" not in family for family in families)
 
 
@@ -89,6 +89,8 @@ def test_a_family_is_the_source_without_the_place_in_it():
         ("t5_encoder_fwd", "infer", "TFLOPS", "transformer"),
         ("milabench_t5", "train", "items/s", "transformer"),
         ("bert_large_squad", "train", "sequences/s", "transformer"),
+        ("gpt2_124m_seq1024", "train", "tokens/s", "transformer"),
+        ("vit_base_patch16_224", "infer", "images/s", "transformer"),
         ("gemm_large", "micro", "TFLOPS", "gemm"),
         ("vector_multiply", "micro", "TFLOPS", "memory"),
         ("llama2_7b_q4_0_tg128", "infer", "tokens/s", "decode"),
@@ -246,9 +248,9 @@ def test_the_same_batch_goes_before_the_fastest():
 
 @pytest.mark.parametrize("card_id", sorted({one.card_id for one in published()})[::3])
 def test_ratios_of_the_collection_are_plausible_and_the_other_way_round_the_inverse(card_id):
-    """A card is no more than 15 times another of these, and a reversed pair is the reciprocal."""
+    """A card is no more than 25 times another of these, and a reversed pair is the reciprocal."""
     for other in sorted({one.card_id for one in published()} - {card_id}):
         there, back = ratios(card_id, other), ratios(other, card_id)
         assert [one.speedup for one in there] == pytest.approx([1 / one.speedup for one in back])
-        assert all(1 / 15 < one.speedup < 15 for one in there)
+        assert all(1 / 25 < one.speedup < 25 for one in there)
         assert all(one.lowest <= one.speedup * 1.0001 for one in there)
