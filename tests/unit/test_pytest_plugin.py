@@ -73,6 +73,11 @@ def test_beside():
 """
 
 
+def _without_xdist():
+    """This process's environment; a worker of xdist must not make its child think it is one."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+
+
 @dataclass
 class Project:
     """A user's folder with tests."""
@@ -97,7 +102,7 @@ class Project:
         return subprocess.run(
             [sys.executable, "-m", "pytest", *plugins, *device, *arguments],
             cwd=self.folder,
-            env=os.environ | own | environment,
+            env=_without_xdist() | own | environment,
             capture_output=True,
             text=True,
         )
