@@ -103,6 +103,9 @@ class Device(ABC):
     #: how many times the last-level cache all copies of a case's data together must be, for the
     #: copy that is up next to have left it; replacement that picks at random keeps exp(-5) of it
     rotation_multiple: ClassVar[float] = 5.0
+    #: asks a flush that only reads to write instead, and so to leave the cache full of what has yet
+    #: to go to memory: other tools' flushes do, and a step that follows one pays for it
+    flush_writes: bool = False
     #: where workloads put their tensors: the argument of torch's ``device=``
     torch_device: str = "cpu"
 
@@ -187,6 +190,10 @@ class Device(ABC):
     def reset_peak_memory(self) -> None:
         """Start a new peak, where the device counts one."""
         return
+
+    def coherent_link(self) -> bool | None:
+        """Whether a link other than PCIe joins it to the host's memory; None if it can't tell."""
+        return None
 
     def peak_memory_bytes(self) -> int | None:
         """Most device memory in use since the last reset; None where it isn't counted."""

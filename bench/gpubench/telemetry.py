@@ -51,7 +51,8 @@ class Telemetry:
 
     Attributes:
         window_s: seconds of the block, on the device's clock.
-        energy_j: joules that the device took in that time, of windows of 2 s or more.
+        energy_j: joules that the device took in that time; None of windows that are shorter than
+            ``LEAST_ENERGY_WINDOW_S``.
         throttle_reasons: why the clocks were held down at any time; empty if they never were.
         other_processes: whether another process computed on the device.
         foreign: share of the processor that other processes of this machine used, 0 to 1.
@@ -170,7 +171,8 @@ class HostLoad:
     where the system does not tell or the block was too short for its clock.
 
     Attributes:
-        foreign: used by other processes of this machine.
+        foreign: used by other processes of this machine, but for those that this one started and
+            that ended within the block.
         steal: given to other machines by a hypervisor.
     """
 
@@ -212,13 +214,17 @@ def processor_clock_hz() -> float | None:
 
 
 def _processor_times() -> tuple[float, float, float, float]:
-    """Seconds since the system's start: of all cores, of idle ones, stolen, of this process."""
+    """Seconds since the system's start: of all cores, of idle ones, stolen, of this process.
+
+    With this one count those that it started and that have ended.
+    """
     times = psutil.cpu_times()
     # guest time is counted in user time already
     counted = {name: value for name, value in times._asdict().items() if "guest" not in name}
     idle = counted.get("idle", 0.0) + counted.get("iowait", 0.0)
     mine = os.times()
-    return sum(counted.values()), idle, counted.get("steal", 0.0), mine.user + mine.system
+    own = mine.user + mine.system + mine.children_user + mine.children_system
+    return sum(counted.values()), idle, counted.get("steal", 0.0), own
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:

@@ -5,24 +5,35 @@ ratio of their medians: a shared machine drifts from second to second, and its t
 """
 
 import gc
-import json
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 from gpubench import stats
 from gpubench.device import Device
-from gpubench.measure import TIMER_MULTIPLE
-from gpubench.workload import Step
+from gpubench.measure import TIMER_MULTIPLE, StopRule, measure_step
+from gpubench.workload import Cache, Prepared, Step, get_workload
 
 # Long enough for several steps of some milliseconds.
 TURN_S = 0.1
 # Fewer than six ratios have no 95 % interval.
 ROUNDS = 10
+# How `gpubench run` times a case: with its cache cold, hot at its user's pace, and in a graph.
+RUN_WAYS: Mapping[str, tuple[Cache, bool]] = {
+    "cold": ("cold", False),
+    "hot": ("hot", False),
+    "graph": ("cold", True),
+}
+
+#: seconds of a step by our timer and by the other, in each round
+Pairs = Sequence[tuple[float, float]]
+
+
+class CannotCompare(Exception):
+    """Another timer is broken, or can't be held against ours here; that says nothing of ours."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class OtherTimer:
 
     Attributes:
         seconds: of a step, by this timer.
-        cold: it clears the last-level cache before each step, so ours has to.
+        cold: it clears the last-level cache before each step, by writing, so ours has to.
     """
 
     name: str
@@ -40,34 +51,63 @@ class OtherTimer:
 
 
 def others(device: Device) -> list[OtherTimer]:
-    """Every other timer that is installed and can time this device's steps."""
+    """Every other timer that is installed and can time this device's steps in this process."""
     found = [OtherTimer("the host's clock", lambda step: by_the_clock(device, step))]
     if device.provenance == "measured":
         found.append(OtherTimer("torch.utils.benchmark", by_torch))
-    if device.info.backend == "cuda":
-        if _installed("triton.testing"):
-            found.append(OtherTimer("triton's do_bench", by_triton, cold=True))
-        if _installed("cuda.bench"):
-            found.append(OtherTimer("cuda-bench", cache(by_cuda_bench), cold=True))
+    if device.info.backend == "cuda" and installed("triton.testing"):
+        found.append(OtherTimer("triton's do_bench", by_triton, cold=True))
     return found
 
 
-def agreement(
-    device: Device, step: Step, other: OtherTimer, rounds: int = ROUNDS
-) -> stats.Interval:
+def installed(module: str) -> bool:
+    """Whether it is there at all; a broken one is, and using it will say what is wrong with it."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        return error.name != module.partition(".")[0]
+    except Exception:  # noqa: BLE001 - finding a module runs the package that it is in
+        return True
+
+
+def prepared(device: Device, workload: str, params: Mapping[str, Any]) -> Prepared:
+    """A case set up on the device, and warm."""
+    found = device.prepare(get_workload(workload), params)
+    for _ in range(3):
+        found.step()
+    device.synchronize()
+    return found
+
+
+def ratio(pairs: Pairs) -> stats.Interval:
     """Our time over the other's, with its 95 % interval over the rounds."""
-    return stats.sample_interval(
-        [ours / theirs for ours, theirs in turns(device, step, other, rounds)]
+    return stats.sample_interval([ours / theirs for ours, theirs in pairs])
+
+
+def turns(device: Device, step: Step, other: OtherTimer, rounds: int = ROUNDS) -> Pairs:
+    """The step by our plain loop and by another timer.
+
+    Raises:
+        CannotCompare: the other timer fails.
+    """
+    return _in_turns(
+        lambda: by_us(device, step, cold=other.cold), lambda: _by_other(other, step), rounds
     )
 
 
-def turns(device: Device, step: Step, other: OtherTimer, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of the step by our timer and by the other, in each round."""
-    ways: list[Callable[[], float]] = [
-        lambda: by_us(device, step, cold=other.cold),
-        lambda: other.seconds(step),
-    ]
-    found = []
+def run_turns(device: Device, case: Prepared, way: str, rounds: int = ROUNDS) -> Pairs:
+    """A case as one of `RUN_WAYS` measures it, and its step by the host's clock.
+
+    Raises:
+        CannotCompare: the case can't be measured in that way here.
+    """
+    return _in_turns(
+        lambda: by_a_run(device, case, way), lambda: by_the_clock(device, case.step), rounds
+    )
+
+
+def _in_turns(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> Pairs:
+    ways, found = (ours, theirs), []
     for number in range(rounds):
         order = (0, 1) if number % 2 == 0 else (1, 0)
         taken = {which: ways[which]() for which in order}
@@ -75,17 +115,49 @@ def turns(device: Device, step: Step, other: OtherTimer, rounds: int) -> list[tu
     return found
 
 
+def _by_other(other: OtherTimer, step: Step) -> float:
+    try:
+        seconds = other.seconds(step)
+    except Exception as error:
+        raise CannotCompare(f"{type(error).__name__}: {error}") from error
+    if not 0 < seconds < math.inf:
+        raise CannotCompare(f"it says that a step takes {seconds} s")
+    return seconds
+
+
 def by_us(device: Device, step: Step, *, cold: bool = False) -> float:
-    """By the loop that ``gpubench run`` times microbenchmarks with: the median."""
-    step_s = stats.median(device.sample(step, inner=1, count=3, cold=cold).device_s)
-    least_s = TIMER_MULTIPLE * device.timer_cost_s()
-    inner = 1 if cold else max(1, round(least_s / max(step_s, 1e-9)))
-    count = max(5, round(TURN_S / max(inner * step_s, 1e-9)))
+    """By the loop that ``gpubench run`` times microbenchmarks with: the median.
+
+    Where it is cold it is so by writing, as by the timers that it is compared with: what they
+    leave in the cache has to go to memory while their step runs, and so it has to in ours.
+    """
+    before, device.flush_writes = device.flush_writes, cold
     gc.disable()  # as `gpubench.measure` and timeit do
     try:
+        step_s = stats.median(device.sample(step, inner=1, count=3, cold=cold).device_s)
+        least_s = TIMER_MULTIPLE * device.timer_cost_s()
+        inner = 1 if cold else max(1, round(least_s / max(step_s, 1e-9)))
+        count = max(5, round(TURN_S / max(inner * step_s, 1e-9)))
         return stats.median(device.sample(step, inner=inner, count=count, cold=cold).device_s)
     finally:
         gc.enable()
+        device.flush_writes = before
+
+
+def by_a_run(device: Device, case: Prepared, way: str) -> float:
+    """By the very function that ``gpubench run`` measures cases with, its check left out.
+
+    Raises:
+        CannotCompare: something else was timed than the step alone, again and again.
+    """
+    cache, graph = RUN_WAYS[way]
+    rule = StopRule(budget_s=TURN_S, warmup_s=TURN_S, graph=graph)
+    found = measure_step(device, replace(case, check=None), cache=cache, rule=rule)
+    if graph and found.notes["graph"] != "used":
+        raise CannotCompare(f"graph {found.notes['graph']}")
+    if found.cold_by == "flush":
+        raise CannotCompare("the cache has to be flushed between steps here")
+    return stats.median(found.samples.device_s)
 
 
 def by_the_clock(device: Device, step: Step) -> float:
@@ -116,40 +188,3 @@ def by_triton(step: Step) -> float:
     """By triton.testing.do_bench, which tells milliseconds."""
     do_bench = import_module("triton.testing").do_bench
     return float(do_bench(step, warmup=25, rep=1e3 * TURN_S, return_mode="median")) / 1e3
-
-
-def by_cuda_bench(step: Step) -> float:
-    """By NVBench through its Python package, cuda-bench: the mean of its cold measurement."""
-    import torch
-
-    bench = import_module("cuda.bench")
-
-    def state_runs(state: Any) -> None:
-        def launcher(launch: Any) -> None:
-            stream = torch.cuda.ExternalStream(launch.get_stream().addressof())
-            with torch.cuda.stream(stream):
-                step()
-
-        state.exec(launcher, sync=True)
-
-    bench.register(state_runs)
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "nvbench.json"
-        device = str(torch.cuda.current_device())
-        bench.run_all_benchmarks(["gpubench", "--devices", device, "--json", str(written)])
-        return nvbench_mean_s(json.loads(written.read_text(encoding="utf-8")))
-
-
-def nvbench_mean_s(document: Any) -> float:
-    """Seconds of a step from NVBench's JSON; of several benchmarks the last one's."""
-    state = document["benchmarks"][-1]["states"][-1]
-    summary = next(one for one in state["summaries"] if one["tag"] == "nv/cold/time/gpu/mean")
-    return float(next(one["value"] for one in summary["data"] if one["name"] == "value"))
-
-
-def _installed(module: str) -> bool:
-    try:
-        import_module(module)
-    except Exception:  # noqa: BLE001 - a broken installation of another's timer is none
-        return False
-    return True

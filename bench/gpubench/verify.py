@@ -14,17 +14,27 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gpubench
-from gpubench import environment, render, run, stats, table, timers
+from gpubench import environment, nvbench, placement, render, run, stats, table, timers
+from gpubench.cards import catalogue
 from gpubench.device import Device, Reading, open_device, resolve
 from gpubench.doctor import Finding, note, ok, problem
 from gpubench.errors import CannotWrite, EnvironmentRefused, Unsupported
+from gpubench.predict import Predictor
 from gpubench.suite import Suite
-from gpubench.workload import Prepared, Step, get_workload
+from gpubench.telemetry import FOREIGN_LOAD_LIMIT, HostLoad
+from gpubench.workload import Step, get_workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: a workload and its parameters
+Asked = tuple[str, dict[str, Any]]
 
 # A timer that is further off than this is wrong; how sure that is, its interval says.
 TIMER_TOLERANCE = 0.03
@@ -33,9 +43,12 @@ TIMER_TOLERANCE = 0.03
 ENERGY_TOLERANCE = 0.10
 ENERGY_S = 6.0
 READ_EACH_S = 0.1
-# Below these shares of the catalogue's peak a healthy card rarely stays.
-USUAL_BANDWIDTH_SHARE = 0.6
-USUAL_COMPUTE_SHARE = 0.35
+# Times the slow end of the 80 % interval of what is expected, or a part of its fast end: no
+# healthy card is so far off unless its row says why, so the timer or the declared work is.
+FAR = 5.0
+# With these flags a row's rate says nothing of the card; with LEFT_ALONE its own judgement stands.
+DISTURBED = ("throttled_thermal", "other_processes", "stolen")
+LEFT_ALONE = ("above_peak", "launch_bound")
 # A lane's rate in bytes per second by generation, after its line code (PCI-SIG: 8b/10b up to
 # generation 2, 128b/130b from 3 on, 242B/256B with PAM4 in 6).
 LANE_RATE = {1: 2.5e8, 2: 5e8, 3: 9.85e8, 4: 1.97e9, 5: 3.94e9, 6: 7.56e9}
@@ -46,7 +59,7 @@ STEPS = (
     ("gemm", {"shape": "4096x4096x4096", "precision": "fp32"}),
     ("gemm", {"shape": "1024x1024x1024", "precision": "fp32"}),
 )
-COPY = ("memory", {"operation": "copy", "mib": 256, "precision": "fp32"})
+COPY_MIB, COPY_ARRAYS = 256, 2
 LONGEST_S = 0.1
 
 
@@ -114,9 +127,11 @@ def _findings(
     for event in execution:
         if isinstance(event, run.Started):
             announce(f"[{event.position}/{event.total}] {event.case.id}")
-    rows = table.load([str(found.records)]).to_dict("records")
-    for row in sorted(rows, key=lambda row: str(row["case_id"])):
-        yield replace(judge_case(row), check=str(row["case_id"]))
+    frame = table.load([str(found.records)])
+    placed = _placed(frame)
+    for row in sorted(frame.to_dict("records"), key=lambda row: str(row["case_id"])):
+        case_id = str(row["case_id"])
+        yield replace(judge_case(row, placed.get(case_id)), check=case_id)
     opened = open_device(found.device)
     found.environment = environment.describe(opened)
     if opened.provenance != "measured":
@@ -127,21 +142,18 @@ def _findings(
         yield replace(_safely(look), check=name)
 
 
+def _placed(frame: "pd.DataFrame") -> dict[str, Mapping[str, Any]]:
+    """What is expected of each case, by its id; nothing of a simulated card."""
+    if not (frame["provenance"] == "measured").any():
+        return {}
+    rows = placement.expected(frame, Predictor.shipped())
+    return {str(row["case_id"]): row for row in rows}
+
+
 def _looks(device: Device) -> Iterator[tuple[str, Callable[[], Finding]]]:
     """What is looked at in this process, by its name."""
-    for other in timers.others(device):
-        for workload, params in (_compute_step(device), COPY):
-
-            def agree(
-                other: timers.OtherTimer = other,
-                workload: str = workload,
-                params: Mapping[str, Any] = params,
-            ) -> Finding:
-                with device.mode("fp32"):
-                    step = _prepared(device, workload, params).step
-                    return judge_timer(timers.agreement(device, step, other))
-
-            yield f"timer against {other.name}: {workload}", agree
+    for name, pairs in _comparisons(device):
+        yield name, partial(compare, device, pairs)
     yield "energy against power", lambda: energy(device)
     yield "graphs", lambda: graphs(device)
     yield "peak memory", lambda: peak_memory(device)
@@ -149,23 +161,46 @@ def _looks(device: Device) -> Iterator[tuple[str, Callable[[], Finding]]]:
         yield "pinned copies", lambda: pinned_copies(device)
 
 
+def _comparisons(device: Device) -> Iterator[tuple[str, Callable[[], timers.Pairs]]]:
+    """Our timer against others on the same steps, and the ways of `gpubench run` to use it."""
+    copy = _copy_step(device)
+    for case in (_compute_step(device), copy):
+        for other in timers.others(device):
+            yield f"timer against {other.name}: {case[0]}", partial(_turns, device, case, other)
+        if device.info.backend == "cuda" and timers.installed(nvbench.MODULE):
+            yield (
+                f"timer against NVBench: {case[0]}",
+                partial(nvbench.turns, device.info.name, *case),
+            )
+    for way in timers.RUN_WAYS:
+        name = f"{way} samples of a run against the host's clock: {copy[0]}"
+        yield name, partial(_run_turns, device, copy, way)
+
+
+def _turns(device: Device, case: Asked, other: timers.OtherTimer) -> timers.Pairs:
+    with device.mode("fp32"):
+        return timers.turns(device, timers.prepared(device, *case).step, other)
+
+
+def _run_turns(device: Device, case: Asked, way: str) -> timers.Pairs:
+    with device.mode("fp32"):
+        prepared = timers.prepared(device, *case)
+        work = get_workload(case[0]).work(case[1])
+        return timers.run_turns(device, replace(prepared, work=work), way)
+
+
 def _safely(look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except Exception as error:  # noqa: BLE001 - what fails on the first card of its kind is the finding
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return problem(environment.without_identity(text))
+        return problem(_one_line(f"{type(error).__name__}: {error}"))
 
 
-def _prepared(device: Device, workload: str, params: Mapping[str, Any]) -> Prepared:
-    prepared = device.prepare(get_workload(workload), params)
-    for _ in range(3):
-        prepared.step()
-    device.synchronize()
-    return prepared
+def _one_line(text: str) -> str:
+    return environment.without_identity(" ".join(text.split())[:300])
 
 
-def _compute_step(device: Device) -> tuple[str, dict[str, Any]]:
+def _compute_step(device: Device) -> Asked:
     for workload, params in STEPS:
         work = get_workload(workload).work(params)
         expected_s = device.expected_s(work, "fp32") if work else None
@@ -174,11 +209,21 @@ def _compute_step(device: Device) -> tuple[str, dict[str, Any]]:
     return workload, dict(params)
 
 
+def _copy_step(device: Device) -> Asked:
+    """A copy that leaves nothing of itself in the cache, so that cold and hot are the same step."""
+    least = device.rotation_multiple * (device.info.cache_bytes or 0) / COPY_ARRAYS
+    mib = max(COPY_MIB, math.ceil(least / 2**20))
+    return "memory", {"operation": "copy", "mib": mib, "precision": "fp32"}
+
+
 # --- judging ------------------------------------------------------------------------------------
 
 
-def judge_case(row: Mapping[Any, Any]) -> Finding:
-    """One row of `table.load`: is the result right, and is its rate one that the card can have?"""
+def judge_case(row: Mapping[Any, Any], expected: Mapping[str, Any] | None = None) -> Finding:
+    """One row of `table.load`: is the result right, and is its rate one that the card can have?
+
+    ``expected`` is the same of `placement.expected`, if something is.
+    """
     if row["status"] == "unsupported":
         return note(f"not supported: {row['reason']}")
     if row["status"] != "ok":
@@ -188,21 +233,67 @@ def judge_case(row: Mapping[Any, Any]) -> Finding:
         )
     rate, unit = table.throughput(row)
     text = f"right; {render.quantity(unit)(rate)}"
-    share = row["share_of_peak"]
-    if not math.isfinite(share):
-        return ok(text)
-    text = f"{text}, {share:.0%} of the catalogue's peak"
+    if math.isfinite(row["share_of_peak"]):
+        text += f", {row['share_of_peak']:.0%} of the catalogue's peak"
     if "above_peak" in row["flags"]:
         return problem(
             f"{text}: no card is faster than its peak",
             "its row of the catalogue, the declared work, or the timer is wrong",
         )
-    usual = {"gemm": USUAL_COMPUTE_SHARE, "memory": USUAL_BANDWIDTH_SHARE}.get(row["workload"], 0.0)
-    if share < usual:
-        return note(
-            f"{text}, where {usual:.0%} is usual", "`gpubench doctor` may know what is slow"
-        )
+    speed = judge_speed(expected)
+    return _with_flags(replace(speed, found=f"{text}; {speed.found}"), row["flags"])
+
+
+def judge_speed(expected: Mapping[str, Any] | None) -> Finding:
+    """A row of `placement.expected`; without an expectation nothing is judged, and it says so."""
+    if expected is None or expected["placement"] is None:
+        reason = expected["placement_reason"] if expected else "it is not a measurement"
+        return ok(f"speed not judged: {reason}")
+    time, usual = expected["median_s"], expected["expected_s"]
+    slow, fast = expected["expected_high_s"], expected["expected_low_s"]
+    text = (
+        f"{placement.PLACEMENTS[expected['placement']]}: {usual / time:.0%} of the predicted "
+        f"rate, where {usual / slow:.0%} to {usual / fast:.0%} is usual"
+    )
+    if time > FAR * slow or time < fast / FAR:
+        return problem(text, "the timer or the declared work may be wrong: send the bundle")
+    if expected["placement"] == "low":
+        return note(text, "`gpubench doctor` may know what is slow")
     return ok(text)
+
+
+def _with_flags(judged: Finding, flags: Sequence[str]) -> Finding:
+    """What a row warns of itself is no pass, and no fault: results that say so are sound."""
+    text = "; ".join([judged.found, *(["flags: " + ", ".join(flags)] if len(flags) else [])])
+    if any(flag in DISTURBED for flag in flags):
+        return note(
+            f"{text}: this run proves nothing of its speed",
+            "try again when the machine is quiet and cool",
+        )
+    if all(flag in LEFT_ALONE for flag in flags):
+        return replace(judged, found=text)
+    return note(text, judged.remedy if judged.state == "note" else "")
+
+
+def compare(device: Device, pairs: Callable[[], timers.Pairs]) -> Finding:
+    """Our times against another timer's; on a busy machine a difference proves no fault."""
+    crowd = device.reading().other_processes or 0
+    with HostLoad() as load:
+        try:
+            found = judge_timer(timers.ratio(pairs()))
+        except timers.CannotCompare as error:
+            return note(f"could not be compared: {_one_line(str(error))}")
+    crowd += device.reading().other_processes or 0
+    # A simulated card takes no time of this machine, so whoever else uses it is no matter.
+    taken = max(load.foreign or 0.0, load.steal or 0.0) if device.provenance == "measured" else 0.0
+    busy = {
+        "others used the device": crowd > 0,
+        f"others took {taken:.0%} of the processor": taken > FOREIGN_LOAD_LIMIT,
+    }
+    why = " and ".join(text for text, holds in busy.items() if holds)
+    if found.state == "problem" and why:
+        return note(f"{found.found}; machine busy: {why}", "try again when it is quiet")
+    return found
 
 
 def judge_timer(ratio: stats.Interval) -> Finding:
@@ -224,7 +315,7 @@ def energy(device: Device) -> Finding:
         return note("the device doesn't tell both")
     workload, params = _compute_step(device)
     with device.mode("fp32"):
-        step = _prepared(device, workload, params).step
+        step = timers.prepared(device, workload, params).step
         return judge_energy(readings_under_load(device, step))
 
 
@@ -236,7 +327,8 @@ def readings_under_load(device: Device, step: Step) -> list[tuple[float, Reading
     begin = device.now()
     while not found or device.now() - found[0][0] < ENERGY_S:
         device.sample(step, inner=1, count=count, cold=False)
-        # From Ampere on a reading of power is the mean of the last second.
+        # A reading of power is the mean of the last second from Ampere on, but for GA100 (A100,
+        # A30), which tells that of the moment: with what went before over, both can be integrated.
         if device.now() - begin >= 1.5:
             found.append((device.now(), device.reading()))
     return found
@@ -308,17 +400,24 @@ def pinned_copies(device: Device) -> Finding:
     source = torch.empty(PINNED_BYTES, dtype=torch.uint8, pin_memory=True)
     target = torch.empty(PINNED_BYTES, dtype=torch.uint8, device=device.torch_device)
     seconds = timers.by_us(device, lambda: target.copy_(source, non_blocking=True))
-    return judge_copy(PINNED_BYTES / seconds, device.info.pcie)
+    # Cards that share memory with their processor (GH200, GB200) are not in the catalogue.
+    only_pcie = device.info.card_id in catalogue() and not device.coherent_link()
+    return judge_copy(PINNED_BYTES / seconds, device.info.pcie, only_pcie=only_pcie)
 
 
-def judge_copy(rate: float, link: str | None) -> Finding:
-    """A rate in bytes per second against a link such as ``4.0 x16``."""
+def judge_copy(rate: float, link: str | None, *, only_pcie: bool) -> Finding:
+    """A rate in bytes per second against a link such as ``4.0 x16``.
+
+    ``only_pcie``: there is no other way from the host to the card, such as NVLink-C2C.
+    """
     text = render.quantity("B/s")(rate)
     generation, _, lanes = (link or "").partition(" x")
     most = LANE_RATE.get(int(float(generation or 0)), 0.0) * int(lanes or 0)
     if not most:
         return ok(text)
     text = f"{text}, {rate / most:.0%} of the link's {render.quantity('B/s')(most)}"
+    if rate > 1.02 * most and not only_pcie:
+        return note(f"{text}: a faster link than PCIe may join host and card, such as NVLink-C2C")
     if rate > 1.02 * most:
         return problem(f"{text}: no copy is faster than its link", "the timer is wrong")
     if rate < 0.5 * most:

@@ -83,9 +83,11 @@ MAY_IMPORT = {
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
     "doctor": {"plugins", "stack", "cards", "device", "environment", "telemetry", "errors"},
     "timers": {"stats", "device", "measure", "workload"},
+    "nvbench": {"timers", "device", "workload"},
     "verify": {
-        *("doctor", "timers", "environment", "device", "workload", "suite", "run"),
-        *("table", "render", "stats", "errors", "__init__"),
+        *("doctor", "timers", "nvbench", "environment", "device", "workload", "suite", "run"),
+        *("table", "placement", "predict", "telemetry", "cards"),
+        *("render", "stats", "errors", "__init__"),
     },
     "sides": {"plugins", "workload", "environment", "errors"},
     "ab": {"sides", "store", "table", "compare", "calibration", "record", "errors"},

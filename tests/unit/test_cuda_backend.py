@@ -97,7 +97,9 @@ class FakeTorch(SimpleNamespace):
             float32="float32",
             stream=stream,
             graphs=self.graphs,
-            zeros=lambda size, dtype, device: SimpleNamespace(nbytes=4 * size if size else 4),
+            zeros=lambda size, dtype, device: SimpleNamespace(
+                nbytes=4 * size if size else 4, zero_=lambda: stream.append(f"write {4 * size}")
+            ),
             sum=lambda values, dim, out: stream.append(f"read {values.nbytes}"),
             backends=SimpleNamespace(
                 cuda=SimpleNamespace(
@@ -162,9 +164,29 @@ def test_a_batch_is_queued_whole_and_waited_for_once(device):
 def test_the_flush_is_queued_before_the_first_event_of_each_cold_sample(device):
     step = lambda: device.torch.stream.append("step")  # noqa: E731
     device.sample(step, inner=1, count=2, cold=True)
-    flush = f"read {2 * 6 * 2**20}"  # twice the L2 cache, read: nothing is left to be written back
+    flush = f"read {5 * 6 * 2**20}"  # as much as copies that take turns have; read, so left clean
     one = [flush, "record", "step", "record"]
     assert device.torch.stream[1:] == one * 2 + ["synchronize"]
+
+
+def test_a_flush_writes_where_the_timer_that_it_is_compared_with_does(device):
+    device.flush_writes = True
+    device.flush()
+    assert device.torch.stream == [f"write {5 * 6 * 2**20}"]
+
+
+@pytest.mark.parametrize(
+    ("told", "joined"), [(SimpleNamespace(isC2cEnabled=1), True), (None, None)]
+)
+def test_a_link_that_is_faster_than_pcie_is_asked_for(device, told, joined):
+    assert device.coherent_link() is None  # without a management library
+    device._sensors = SimpleNamespace(ask={"C2cModeInfoV1": told}.get)
+    assert device.coherent_link() is joined
+
+
+def test_the_binding_has_the_call_that_tells_of_that_link():
+    assert callable(pynvml.nvmlDeviceGetC2cModeInfoV1)
+    assert hasattr(pynvml.c_nvmlC2cModeInfo_v1_t(), "isC2cEnabled")
 
 
 def test_steps_of_a_training_loop_follow_each_other_with_no_help_for_the_host(device):
@@ -290,7 +312,7 @@ def test_memory_is_counted_from_the_reset_on(device):
 
 def test_the_buffer_that_clears_the_cache_is_not_the_workloads_memory(device):
     device.flush()
-    assert device.peak_memory_bytes() == (100 - 2 * 6) * 2**20
+    assert device.peak_memory_bytes() == (100 - 5 * 6) * 2**20
 
 
 def test_a_case_runs_with_its_own_card_current_and_without_the_last_ones_memory(device):

@@ -19,13 +19,17 @@ from gpubench.telemetry import FOREIGN_LOAD_LIMIT, HostLoad, Telemetry, processo
 Times = namedtuple("Times", "user system idle iowait steal guest")  # noqa: PYI024 - as psutil's
 
 
+def _own(user, children=0.0):
+    return SimpleNamespace(user=user, system=0.0, children_user=children, children_system=0.0)
+
+
 @pytest.fixture
 def system(monkeypatch):
     """Set seconds of the whole system and of this process, before and after the block."""
 
-    def script(before, after, own):
+    def script(before, after, own, children=0.0):
         readings = iter([before, after])
-        mine = iter([SimpleNamespace(user=0.0, system=0.0), SimpleNamespace(user=own, system=0.0)])
+        mine = iter([_own(0.0), _own(own, children)])
         fake = SimpleNamespace(cpu_times=lambda: next(readings))
         monkeypatch.setattr(telemetry, "psutil", fake)
         monkeypatch.setattr(telemetry.os, "times", lambda: next(mine))
@@ -80,6 +84,13 @@ def test_what_others_used_is_what_is_neither_idle_nor_ours(system):
         pass
     assert load.foreign == pytest.approx(2 / 10)  # 10 s passed: 4 idle or waiting, 4 ours
     assert load.steal == 0.0
+
+
+def test_what_a_process_used_that_we_started_is_not_foreign(system):
+    system(Times(10, 0, 10, 0, 0, 0), Times(15, 0, 15, 0, 0, 0), own=1.0, children=4.0)
+    with HostLoad() as load:
+        pass
+    assert load.foreign == 0.0
 
 
 def test_time_stolen_by_the_hypervisor_is_apart_and_guest_time_is_not_counted_twice(system):

@@ -3,6 +3,7 @@
 import getpass
 import json
 import math
+import os
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench import errors, store, suite, timers, verify
+from gpubench import errors, measure, nvbench, report, store, suite, timers, verify
 from gpubench.cli import main
 from gpubench.device import Device, DeviceInfo, Reading, open_device
 from gpubench.errors import EnvironmentRefused, Unsupported
@@ -57,6 +58,8 @@ def test_a_sound_device_has_no_fault_and_its_bundle_names_nobody(tmp_path):
     assert found["energy against power"].state == "ok"
     assert "nothing of a card" in found["device"].found
     assert found["timer against the host's clock: gemm"].state == "ok"
+    for way in ("cold", "hot", "graph"):
+        assert found[f"{way} samples of a run against the host's clock: memory"].state == "ok"
     with zipfile.ZipFile(bundle) as archive:
         assert sorted(archive.namelist()) == ["findings.json", "results.parquet"]
         text = archive.read("findings.json").decode()
@@ -88,6 +91,9 @@ def test_every_planted_fault_is_found_by_the_check_that_it_is_for(tmp_path):
     assert {
         "timer against the host's clock: gemm",
         "timer against the host's clock: memory",
+        "cold samples of a run against the host's clock: memory",
+        "hot samples of a run against the host's clock: memory",
+        "graph samples of a run against the host's clock: memory",
     } < faults
     assert bundle.exists()  # the faults are what is to be sent
 
@@ -107,9 +113,9 @@ def test_what_a_finding_quotes_of_this_machine_stays_out_of_the_bundle(tmp_path,
 )
 def test_a_timer_that_is_off_by_five_percent_is_found(error, state):
     device = open_device(f"{CARD},timer_error={error}")
-    step = verify._prepared(device, *verify.COPY).step
+    step = timers.prepared(device, *verify._copy_step(device)).step
     (clock,) = timers.others(device)
-    assert verify.judge_timer(timers.agreement(device, step, clock)).state == state
+    assert verify.judge_timer(timers.ratio(timers.turns(device, step, clock))).state == state
 
 
 @pytest.mark.parametrize(
@@ -208,7 +214,7 @@ def a_row(**different):
     [
         ({}, "ok", "right; 800 GB/s, 85% of"),
         ({"share_of_peak": math.nan}, "ok", "right; 800 GB/s"),
-        ({"share_of_peak": 0.4}, "note", "60% is usual"),
+        ({"share_of_peak": 0.4}, "ok", "speed not judged"),  # its peak alone says too little
         ({"share_of_peak": 1.3, "flags": ["above_peak"]}, "problem", "no card is faster"),
         ({"status": "unsupported", "reason": "no bf16"}, "note", "no bf16"),
         ({"status": "wrong", "reason": "differs"}, "problem", "wrong: differs"),
@@ -221,19 +227,101 @@ def test_a_case_is_judged_by_its_result_and_its_rate(different, state, words):
     assert (found.state, words in found.found) == (state, True), found
 
 
+def expected(times, placed="as expected", **different):
+    """A row of `placement.expected`: expected in 1 ms, 0.8 to 1.25 usual, and ``times`` as long."""
+    row = {"placement": placed, "placement_reason": None, "median_s": times * 1e-3}
+    return (
+        row | {"expected_s": 1e-3, "expected_low_s": 8e-4, "expected_high_s": 1.25e-3} | different
+    )
+
+
 @pytest.mark.parametrize(
-    ("rate", "link", "state"),
+    ("times", "placed", "state", "words"),
     [
-        (25e9, "4.0 x16", "ok"),
-        (40e9, "4.0 x16", "problem"),
-        (6e9, "4.0 x16", "note"),
-        (12e9, "3.0 x16", "ok"),
-        (12e9, None, "ok"),
-        (12e9, "7.0 x16", "ok"),  # a generation whose rate is not known here
+        (1.0, "as expected", "ok", "as expected: 100% of the predicted rate, where 80% to 125%"),
+        (0.7, "above", "ok", "faster than expected"),
+        (1.6, "low", "note", "slower than expected: 62%"),
+        (100.0, "low", "problem", "slower than expected: 1% of the predicted rate"),
+        (0.1, "above", "problem", "faster than expected: 1000%"),
     ],
 )
-def test_a_copy_is_judged_against_its_link(rate, link, state):
-    assert verify.judge_copy(rate, link).state == state
+def test_a_rate_is_judged_by_what_is_expected_of_the_card(times, placed, state, words):
+    found = verify.judge_case(a_row(), expected(times, placed))
+    assert (found.state, words in found.found) == (state, True), found
+
+
+def test_a_rate_of_which_nothing_is_expected_is_not_said_to_be_right():
+    unknown = expected(1.0, None, placement_reason="no model of this workload")
+    found = verify.judge_case(a_row(), unknown)
+    assert found.state == "ok"
+    assert found.found.endswith("speed not judged: no model of this workload")
+
+
+@pytest.mark.parametrize("flag", report.FLAGS)
+@pytest.mark.parametrize("times", [1.0, 100.0])
+def test_no_flag_passes_unseen_and_none_but_a_rate_above_the_peak_is_a_fault(flag, times):
+    judged = expected(times, "as expected" if times == 1.0 else "low")
+    if flag == "launch_bound":  # nothing is expected then, and such a row is as good as any
+        judged = expected(times, None, placement_reason="the host is the slower part")
+    found = verify.judge_case(a_row(flags=[flag]), judged)
+    state = {"above_peak": "problem", "launch_bound": "ok"}.get(flag, "note")
+    assert found.state == state
+    assert flag in found.found or flag == "above_peak"
+    disturbed = flag in {"throttled_thermal", "other_processes", "stolen"}
+    assert ("proves nothing of its speed" in found.found) == disturbed
+
+
+@pytest.mark.parametrize("case", ["gemm", "memory", "reduction"])
+def test_a_case_that_crawls_on_a_known_card_is_found_through_the_whole_way(tmp_path, case):
+    """Rows as a run writes them, called measured: what `_findings` makes of them."""
+    script = f"{CARD},slowdown=200"
+    file = tmp_path / "r.parquet"
+    list(verify.run.Execution(verify.run.Request(TINY, script), str(file)))
+    frame = verify.table.load([str(file)]).assign(provenance="measured", backend="cuda")
+    placed = verify._placed(frame)
+    (row,) = [row for row in frame.to_dict("records") if row["workload"] == case]
+    found = verify.judge_case({**row, "flags": []}, placed[row["case_id"]])
+    assert found.state == "problem"
+    assert "slower than expected" in found.found
+    assert verify._placed(frame.assign(provenance="virtual")) == {}
+
+
+@pytest.mark.parametrize(
+    ("rate", "link", "only_pcie", "state"),
+    [
+        (25e9, "4.0 x16", True, "ok"),
+        (40e9, "4.0 x16", True, "problem"),
+        (400e9, "5.0 x16", False, "note"),  # NVLink-C2C
+        (6e9, "4.0 x16", True, "note"),
+        (12e9, "3.0 x16", True, "ok"),
+        (12e9, None, True, "ok"),
+        (12e9, "7.0 x16", True, "ok"),  # a generation whose rate is not known here
+    ],
+)
+def test_a_copy_is_judged_against_its_link(rate, link, only_pcie, state):
+    assert verify.judge_copy(rate, link, only_pcie=only_pcie).state == state
+
+
+@pytest.mark.parametrize(
+    ("card_id", "coherent", "state"),
+    [
+        ("nvidia-h200-sxm", None, "problem"),
+        ("nvidia-h200-sxm", False, "problem"),
+        ("nvidia-h200-sxm", True, "note"),
+        ("unlisted-nvidia-gh200-480gb", None, "note"),
+    ],
+)
+def test_a_copy_faster_than_pcie_is_a_fault_only_where_there_is_no_other_link(
+    monkeypatch, card_id, coherent, state
+):
+    made = SimpleNamespace(copy_=lambda source, non_blocking: None)
+    torch = SimpleNamespace(empty=lambda size, **options: made, uint8="uint8")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(timers, "by_us", lambda device, step: verify.PINNED_BYTES / 400e9)
+    card = Card()
+    card.info = replace(card.info, pcie="5.0 x16", card_id=card_id)
+    card.coherent_link = lambda: coherent
+    assert verify.pinned_copies(card).state == state
 
 
 def test_pinned_copies_are_timed_without_waiting_for_the_host(monkeypatch):
@@ -331,7 +419,7 @@ def test_a_check_that_fails_is_a_fault_without_the_names_of_this_machine(tmp_pat
 def test_both_timers_have_every_round_and_take_turns_in_going_first(monkeypatch):
     order = []
     device = open_device(CARD)
-    step = verify._prepared(device, *verify.COPY).step
+    step = timers.prepared(device, *verify._copy_step(device)).step
     other = timers.OtherTimer("other", lambda step: order.append("theirs") or 1.0, cold=True)
 
     def ours(device, step, *, cold):
@@ -364,74 +452,259 @@ def test_tritons_timer_tells_milliseconds_of_a_cold_step(monkeypatch):
     assert timers.by_triton(lambda: None) == 2.5e-3
     assert asked["return_mode"] == "median"
     card = SimpleNamespace(provenance="measured", info=SimpleNamespace(backend="cuda"))
+    monkeypatch.setattr(timers, "find_spec", lambda name: "found")
+    card = SimpleNamespace(provenance="measured", info=SimpleNamespace(backend="cuda"))
     cold = {other.name: other.cold for other in timers.others(card)}
     assert cold == {
         "the host's clock": False,
         "torch.utils.benchmark": False,
         "triton's do_bench": True,
-        "cuda-bench": True,
     }
 
 
-def test_a_timer_that_is_not_installed_or_broken_is_not_asked(monkeypatch):
-    def missing(name):
-        raise OSError("libnvbench.so: undefined symbol")
+@pytest.mark.parametrize(
+    ("raised", "there"),
+    [
+        (None, True),
+        (ModuleNotFoundError("No module named 'cuda'", name="cuda"), False),
+        (ModuleNotFoundError("No module named 'numpy'", name="numpy"), True),
+        (OSError("libnvbench.so: undefined symbol"), True),
+    ],
+)
+def test_a_timer_that_is_not_installed_is_not_asked_and_a_broken_one_is(monkeypatch, raised, there):
+    def find(name):
+        if raised:
+            raise raised
+        return "found"
 
-    monkeypatch.setattr(timers, "import_module", missing)
-    card = SimpleNamespace(provenance="measured", info=SimpleNamespace(backend="cuda"))
-    names = [other.name for other in timers.others(card)]
-    assert names == ["the host's clock", "torch.utils.benchmark"]
+    monkeypatch.setattr(timers, "find_spec", find)
+    assert timers.installed("cuda.bench") == there
+    monkeypatch.setattr(timers, "find_spec", lambda name: None)
+    assert not timers.installed("cuda.bench")
 
 
-def test_nvbench_is_run_on_torchs_device_and_its_own_stream(monkeypatch):
-    ran, streams = [], []
-    document = {
-        "benchmarks": [
-            {
-                "states": [
-                    {
-                        "summaries": [
-                            {"tag": "nv/cold/sample_size", "data": []},
-                            {
-                                "tag": "nv/cold/time/gpu/mean",
-                                "data": [{"name": "value", "type": "float64", "value": "0.0025"}],
-                            },
-                        ]
-                    }
-                ]
-            }
-        ]
-    }
-    launch = SimpleNamespace(get_stream=lambda: SimpleNamespace(addressof=lambda: 4711))
-    state = SimpleNamespace(exec=lambda launcher, sync: launcher(launch))
-    bench = ModuleType("cuda.bench")
-    bench.register = ran.append
+def fails(step):
+    raise ImportError("cuda-bindings is required for runtime CUDA version detection")
 
-    def run_all(words):
-        assert words[1:3] == ["--devices", "0"]
-        ran[0](state)
-        Path(words[words.index("--json") + 1]).write_text(json.dumps(document))
 
-    bench.run_all_benchmarks = run_all
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (fails, "could not be compared: ImportError: cuda-bindings is required"),
+        (lambda step: 0.0, "could not be compared: it says that a step takes 0.0 s"),
+        (lambda step: math.nan, "could not be compared: it says that a step takes nan s"),
+    ],
+)
+def test_another_timer_that_is_broken_is_no_fault_of_ours(seconds, words):
+    device = open_device(CARD)
+    other = timers.OtherTimer("other", seconds)
+    case = verify._copy_step(device)
+    found = verify.compare(device, lambda: verify._turns(device, case, other))
+    assert (found.state, words in found.found) == ("note", True), found
 
-    class Stream:
+
+def test_our_own_timer_that_fails_is_a_fault(monkeypatch):
+    def broken(device, step, *, cold):
+        raise RuntimeError("events are broken")
+
+    monkeypatch.setattr(timers, "by_us", broken)
+    device = open_device(CARD)
+    other = timers.OtherTimer("other", lambda step: 1.0)
+    case = verify._copy_step(device)
+    look = lambda: verify.compare(device, lambda: verify._turns(device, case, other))  # noqa: E731
+    assert verify._safely(look).state == "problem"
+
+
+def test_where_the_other_timer_clears_the_cache_by_writing_ours_does_so_too():
+    class Flushed(Card):
+        def flush(self):
+            asked.append(self.flush_writes)
+
+    for cold, wanted in ((True, {True}), (False, set())):
+        asked: list[bool] = []
+        card = Flushed()
+        timers.by_us(card, lambda: time.sleep(1e-3), cold=cold)
+        assert set(asked) == wanted
+        assert not card.flush_writes  # what `gpubench run` does is as before
+
+
+@pytest.mark.parametrize("card", ["geforce-gtx-1060-6gb", "geforce-rtx-4090", "nvidia-b200-sxm"])
+def test_the_copy_that_runs_are_compared_on_never_finds_itself_in_the_cache(card):
+    device = open_device(f"virtual:{card}")
+    workload, params = verify._copy_step(device)
+    moved = verify.get_workload(workload).work(params).bytes
+    assert moved >= device.rotation_multiple * device.info.cache_bytes
+    prepared = replace(timers.prepared(device, workload, params), another=None)
+    assert measure.measure_step(device, prepared, cache="cold").cold_by == "rotation"
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"), [("graph", "graph not used"), ("cold", "flushed between steps")]
+)
+def test_a_way_of_measuring_that_is_not_had_here_is_not_compared(way, reason):
+    device = open_device(CARD)
+    case = timers.prepared(device, *verify._copy_step(device))
+    if way == "graph":
+        device.capture = lambda steps: Device.capture(device, steps)
+    else:  # how much to rotate through is not known
+        device.info = replace(device.info, cache_bytes=None)
+    with pytest.raises(timers.CannotCompare, match=reason):
+        timers.run_turns(device, case, way)
+
+
+OFF = Interval(1.2, 1.19, 1.21)
+
+
+@pytest.mark.parametrize(
+    ("others", "foreign", "provenance", "state", "words"),
+    [
+        (0, 0.0, "measured", "problem", "apart"),
+        (1, 0.0, "measured", "note", "machine busy: others used the device"),
+        (0, 0.3, "measured", "note", "machine busy: others took 30% of the processor"),
+        (0, 0.3, "virtual", "problem", "apart"),  # its clock is not this machine's
+    ],
+)
+def test_a_difference_on_a_busy_machine_proves_no_fault(
+    monkeypatch, others, foreign, provenance, state, words
+):
+    class Load:
+        steal = None
+
         def __enter__(self):
-            streams.append("in")
+            self.foreign = foreign
+            return self
 
         def __exit__(self, *_):
-            streams.append("out")
+            return
 
-    torch = SimpleNamespace(
-        cuda=SimpleNamespace(
-            ExternalStream=streams.append,
-            stream=lambda stream: Stream(),
-            current_device=lambda: 0,
-        )
-    )
+    monkeypatch.setattr(verify, "HostLoad", Load)
+    monkeypatch.setattr(timers, "ratio", lambda pairs: OFF)
+    device = SimpleNamespace(provenance=provenance, reading=lambda: Reading(other_processes=others))
+    found = verify.compare(device, list)
+    assert (found.state, words in found.found) == (state, True), found
+    if state == "note":
+        assert found.remedy == "try again when it is quiet"
+    monkeypatch.setattr(timers, "ratio", lambda pairs: Interval(1.0, 0.99, 1.01))
+    assert verify.compare(device, list).state == "ok"  # agreement is none the worse for it
+
+
+# As the package has it: what is registered runs once in a process, and it prints as it goes.
+NVBENCH = """
+import json
+registered, ran = [], []
+class Stream:
+    def addressof(self): return 4711
+class Launch:
+    def get_stream(self): return Stream()
+class State:
+    def exec(self, launcher, *, batched):
+        assert not batched
+        launcher(Launch())
+class Benchmark:
+    def add_int64_axis(self, name, values): self.values = values
+def register(function):
+    if ran: raise RuntimeError("Can not register more benchmarks after benchmark was run")
+    registered.append((function, Benchmark()))
+    return registered[-1][1]
+def run_all_benchmarks(words):
+    print("# Benchmark Results")
+    assert words[1:3] == ["--devices", "0"]
+    assert len(registered) == 1 and not ran
+    ran.append(words)
+    function, benchmark = registered[0]
+    for _ in benchmark.values: function(State())
+    value = {"name": "value", "type": "float64", "value": "0.0025"}
+    summaries = [{"tag": "nv/cold/sample_size", "data": []}]
+    summaries += [{"tag": "nv/cold/time/gpu/mean", "data": [value]}]
+    states = [{"summaries": summaries} for _ in benchmark.values]
+    with open(words[words.index("--json") + 1], "w") as written:
+        json.dump({"benchmarks": [{"states": states}]}, written)
+"""
+TORCH = """
+from contextlib import contextmanager
+class cuda:
+    streams = []
+    ExternalStream = streams.append
+    @staticmethod
+    def current_device(): return 0
+    @staticmethod
+    @contextmanager
+    def stream(stream):
+        cuda.streams.append("in")
+        yield
+        cuda.streams.append("out")
+"""
+
+
+def double(source):
+    module = ModuleType("double")
+    exec(source, vars(module))  # noqa: S102 - processes import the same source from a file
+    return module
+
+
+def test_nvbench_takes_turns_with_ours_on_its_own_stream(monkeypatch):
+    torch, order = double(TORCH), []
     monkeypatch.setitem(sys.modules, "torch", torch)
-    monkeypatch.setattr(timers, "import_module", lambda name: bench)
-    assert timers.by_cuda_bench(lambda: streams.append("step")) == 2.5e-3
-    assert streams == [4711, "in", "step", "out"]
+    monkeypatch.setattr(nvbench, "import_module", lambda name: double(NVBENCH))
+
+    def ours(device, step, *, cold):
+        order.append("ours" if cold else "ours, and not as cold as theirs")
+        return 2.0
+
+    monkeypatch.setattr(timers, "by_us", ours)
+    assert nvbench.run(None, lambda: order.append("theirs"), 4) == [(2.0, 2.5e-3)] * 4
+    assert order == ["ours", "theirs", "theirs", "ours"] * 2
+    assert torch.cuda.streams == [4711, "in", "out"] * 4
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Doubles of torch and cuda-bench for processes that this one starts."""
+    (tmp_path / "cuda" / "bench").mkdir(parents=True)
+    (tmp_path / "torch.py").write_text(TORCH)
+    (tmp_path / "cuda" / "bench" / "__init__.py").write_text(NVBENCH)
+    code = Path(verify.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{code}")
+    return tmp_path
+
+
+def test_each_run_of_nvbench_has_a_process_of_its_own_which_prints_nothing_here(packages, capfd):
+    """Two in one process would end with: Can not register more benchmarks."""
+    device = open_device(CARD)
+    for case in (verify._compute_step(device), verify._copy_step(device)):
+        pairs = nvbench.turns(CARD, *case, rounds=6)
+        assert [theirs for _, theirs in pairs] == [2.5e-3] * 6
+        assert all(1e-5 < ours < 1 for ours, _ in pairs)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cuda_bench_that_ends_its_process_or_lacks_a_package_is_said(packages):
+    path = packages / "cuda" / "bench" / "__init__.py"
+    device = open_device(CARD)
+    case = verify._copy_step(device)
+    for broken, words in (
+        ("raise SystemExit(5)", "its process ended with 5"),
+        ("raise ImportError('cuda-bindings is required')", "ImportError: cuda-bindings"),
+    ):
+        path.write_text(f"{NVBENCH}def run_all_benchmarks(words): {broken}")
+        found = verify.compare(device, lambda: nvbench.turns(CARD, *case, rounds=6))
+        assert (found.state, words in found.found) == ("note", True), found
+
+
+def test_a_cuda_bench_that_never_returns_is_given_up(monkeypatch):
+    monkeypatch.setattr(nvbench, "TIMEOUT_S", 0.2)
+    with pytest.raises(timers.CannotCompare, match="TimeoutExpired"):
+        nvbench._call([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_on_a_card_nvbench_is_asked_where_it_is_installed(monkeypatch, there):
+    monkeypatch.setattr(timers, "installed", lambda module: there)
+    card = Card()
+    card.info = replace(card.info, backend="cuda")
+    names = [name for name, _ in verify._comparisons(card)]
+    asked = {"timer against NVBench: gemm", "timer against NVBench: memory"}
+    assert asked & set(names) == (asked if there else set())
 
 
 # --- the command --------------------------------------------------------------------------------

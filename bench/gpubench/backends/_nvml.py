@@ -150,7 +150,7 @@ class Sensors:
         nvml = self.nvml
         clock = self.ask("ClockInfo", nvml.NVML_CLOCK_SM)  # in MHz
         memory_clock = self.ask("ClockInfo", nvml.NVML_CLOCK_MEM)
-        # In mW; from Ampere on it is the mean of the last second.
+        # In mW; from Ampere on, but for GA100 (A100, A30), it is the mean of the last second.
         power = None if self.parent else self.ask("PowerUsage")
         energy = None if self.parent else self.ask("TotalEnergyConsumption")  # in mJ
         temperature = self.ask("TemperatureV", nvml.NVML_TEMPERATURE_GPU)

@@ -219,19 +219,23 @@ class CudaDevice(Device):
 
     @cached_property
     def _eviction_buffer(self) -> Any:
-        size = 2 * (self.info.cache_bytes or LARGEST_CACHE_BYTES)
-        return self.torch.zeros(size // 4, dtype=self.torch.float32, device=self.torch_device)
+        size = self.rotation_multiple * (self.info.cache_bytes or LARGEST_CACHE_BYTES)
+        return self.torch.zeros(int(size) // 4, dtype=self.torch.float32, device=self.torch_device)
 
     @cached_property
     def _eviction_sum(self) -> Any:
         return self.torch.zeros((), dtype=self.torch.float32, device=self.torch_device)
 
     def flush(self) -> None:
-        """Read twice the L2 cache, queued on the stream like any other kernel.
+        """Read several times the L2 cache, queued on the stream like any other kernel.
 
-        Reading displaces the last step's data as writing would, and what it leaves in the cache
-        is clean. Written lines would have to go to memory first, on the next step's time.
+        As many times as copies that take turns have, for the same reason. Reading displaces the
+        last step's data as writing would, and what it leaves in the cache is clean. Written lines
+        would have to go to memory first, on the next step's time.
         """
+        if self.flush_writes:
+            self._eviction_buffer.zero_()
+            return
         self.torch.sum(self._eviction_buffer, dim=0, out=self._eviction_sum)
 
     def synchronize(self) -> None:
@@ -332,6 +336,11 @@ class CudaDevice(Device):
     def reading(self) -> Reading:
         """What NVIDIA's management library tells; nothing where it is missing."""
         return self._sensors.reading() if self._sensors else Reading()
+
+    def coherent_link(self) -> bool | None:
+        """NVLink-C2C, as of Grace Hopper and Grace Blackwell."""
+        mode = self._sensors.ask("C2cModeInfoV1") if self._sensors else None
+        return None if mode is None else bool(mode.isC2cEnabled)
 
     def capture(self, steps: Sequence[Callable[[], object]]) -> Callable[[], object]:
         """A CUDA graph of all ``steps``.
