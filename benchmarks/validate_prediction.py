@@ -7,8 +7,10 @@ format), learns everything again without it, and predicts its results. What a pr
 software cost is common to all cards of a series (one source, workload, precision and mode) and is
 learnt from the series' *other* cards, never from the card that is left out. Three baselines get the
 same: FLOPs over the dense peak, bytes over the bandwidth, and the larger of both (the plain
-roofline), each with one constant per series, the mean over its other cards. Prints tables as
-Markdown; without files it also writes docs/prediction.json and draws docs/prediction.svg.
+roofline), each with one constant per series, the mean over its other cards. A second table knows
+less and takes more: nothing of a source is learnt, and one constant for all of its results is
+removed in hindsight. Prints tables as Markdown; without files it also writes docs/prediction.json
+and draws docs/prediction.svg.
 """
 
 import argparse
@@ -27,9 +29,9 @@ from scipy.stats import spearmanr
 
 from gpubench import efficiency, evidence
 from gpubench.cards import catalogue
-from gpubench.efficiency import Observation
+from gpubench.efficiency import Efficiencies, Observation
 from gpubench.errors import GpubenchError
-from gpubench.estimate import Z80
+from gpubench.estimate import REACH80
 from gpubench.published import load, published
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -43,11 +45,13 @@ TARGETS = {
 }
 # By a pair of names and a third: logarithms of seconds, or of ratios.
 Grouped = dict[tuple[str, str], dict[str, list[float]]]
+# What is left out together.
+Key = Callable[[Observation], str]
 # Above this share of launches in the predicted time, the host's speed decides, not the card.
 MOST_LAUNCHES = 0.25
 # What each term of the model is where it does nothing.
 ABSENT = {
-    **dict.fromkeys(("cache", "power", "boost", "graphics chip", "fp16 on cuda cores"), 0.0),
+    **dict.fromkeys(("power", "boost", "graphics chip", "fp16 on cuda cores"), 0.0),
     "issue": 30.0,
     "launch": -60.0,
 }
@@ -57,12 +61,18 @@ FEWEST_TO_ORDER = 3
 
 @dataclass(frozen=True)
 class Held:
-    """A result of a card that was left out, beside what each way of predicting says (log s)."""
+    """A result of a card that was left out, beside what each way of predicting says (log s).
+
+    ``plain`` is the same for whoever knows nothing of the source, up to a constant; ``pairs`` says
+    of each other card of the series whether the ratio to it lies in its interval.
+    """
 
     observation: Observation
     predicted: dict[str, float]
+    plain: dict[str, float]
     deviation: float
     launch_share: float
+    pairs: tuple[bool, ...]
 
     @property
     def actual(self) -> float:
@@ -76,7 +86,7 @@ class Held:
     @property
     def covered(self) -> bool:
         """Whether the 80 % interval has it."""
-        return abs(self.predicted["model"] - self.actual) <= Z80 * self.deviation
+        return abs(self.predicted["model"] - self.actual) <= REACH80 * self.deviation
 
 
 def simple(step: Observation) -> dict[str, float]:
@@ -90,24 +100,36 @@ def simple(step: Observation) -> dict[str, float]:
     }
 
 
-def leave_out(observations: Sequence[Observation], card_id: str) -> Iterator[Held]:
-    """Everything learnt without the card, and its results predicted: those of shared series."""
-    others = [one for one in observations if one.card.card_id != card_id]
+def leave_out(observations: Sequence[Observation], key: Key, left_out: str) -> Iterator[Held]:
+    """Everything learnt without these cards, and their results predicted, of shared series."""
+    others = [one for one in observations if key(one) != left_out]
     learnt = efficiency.fit(others)
+    stranger = learnt.shared()
     series = defaultdict(list)
     for one in others:
         series[one.source, one.series].append(one)
     for one in observations:
         same = series.get((one.source, one.series))
-        if one.card.card_id != card_id or not same:
+        if key(one) != left_out or not same:
             continue
         log, slope = learnt.log_seconds(one)
         deviation = math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
-        predicted = {"model": log}
+        predicted, plain = {"model": log}, {"model": stranger.log_seconds(one)[0]}
         for name, value in simple(one).items():
             offsets = [math.log(other.seconds) - simple(other)[name] for other in same]
-            predicted[name] = value + float(np.mean(offsets))
-        yield Held(one, predicted, deviation, slope["launch",])
+            predicted[name], plain[name] = value + float(np.mean(offsets)), value
+        pairs = tuple(ratio_covered(learnt, one, other) for other in same)
+        yield Held(one, predicted, plain, deviation, slope["launch",], pairs)
+
+
+def ratio_covered(learnt: Efficiencies, one: Observation, other: Observation) -> bool:
+    """Whether the 80 % interval has the ratio of two cards' times; what they share cancels."""
+    (log, slope), (other_log, other_slope) = map(learnt.log_seconds, (one, other))
+    effects = {*slope, *other_slope}
+    between = {effect: slope.get(effect, 0.0) - other_slope.get(effect, 0.0) for effect in effects}
+    variance = learnt.variance(between) + learnt.noise_of(one) + learnt.noise_of(other)
+    error = log - other_log - math.log(one.seconds / other.seconds)
+    return abs(error) <= REACH80 * math.sqrt(variance)
 
 
 def spearman(rows: Sequence[Held], model: str) -> float:
@@ -130,20 +152,54 @@ def spearman(rows: Sequence[Held], model: str) -> float:
 
 def summary(rows: Sequence[Held]) -> dict[str, Any]:
     """Errors of each way over some results."""
+    pairs = [covered for row in rows for covered in row.pairs]
     out: dict[str, Any] = {
         "results": len(rows),
         "cards": len({row.observation.card.card_id for row in rows}),
         "coverage": float(np.mean([row.covered for row in rows])),
-        "half_width": math.expm1(Z80 * float(np.median([row.deviation for row in rows]))),
+        "coverage_between": uncertain(rows),
+        "pairs": len(pairs),
+        "pairs_coverage": float(np.mean(pairs)),
+        "half_width": math.expm1(REACH80 * float(np.median([row.deviation for row in rows]))),
     }
     for model in MODELS:
-        errors = [row.error(model) for row in rows]
-        out[model] = {
-            "median": float(np.median(errors)),
-            "p90": float(np.quantile(errors, 0.9)),
-            "spearman": spearman(rows, model),
-        }
+        out[model] = quantiles([row.error(model) for row in rows])
+        out[model]["spearman"] = spearman(rows, model)
     return out
+
+
+def quantiles(errors: Sequence[float]) -> dict[str, float]:
+    """The two that targets are about."""
+    return {"median": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9))}
+
+
+def uncertain(rows: Sequence[Held]) -> list[float]:
+    """A 95 % interval of the coverage; a card's results in one source depend on one another."""
+    blocks = defaultdict(list)
+    for row in rows:
+        blocks[row.observation.source, row.observation.card.card_id].append(row.covered)
+    inside = np.array([[sum(block), len(block)] for block in blocks.values()])
+    drawn = np.random.default_rng(0).integers(0, len(inside), (2000, len(inside)))
+    sums = inside[drawn].sum(axis=1)
+    return [float(end) for end in np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])]
+
+
+def by_source(rows: Sequence[Held]) -> dict[str, dict[str, Any]]:
+    """Errors where nothing of a source is known and one constant is removed from all it has."""
+    sources = defaultdict(list)
+    for row in rows:
+        sources[short(row.observation.source)].append(row)
+    errors: Grouped = defaultdict(lambda: defaultdict(list))
+    for source, own in sources.items():
+        for model in MODELS:
+            off = np.array([row.plain[model] - row.actual for row in own])
+            left = [float(abs(math.expm1(one))) for one in off - np.median(off)]
+            errors["", source][model] = left
+            errors["", "all"][model] += left
+    return {
+        name: {"results": len(found["model"])} | {m: quantiles(found[m]) for m in MODELS}
+        for (_, name), found in sorted(errors.items(), key=lambda item: item[0][1] != "all")
+    }
 
 
 def groups(rows: Sequence[Held]) -> list[tuple[str, list[Held]]]:
@@ -155,6 +211,7 @@ def groups(rows: Sequence[Held]) -> list[tuple[str, list[Held]]]:
     ]
     bound = [row for row in rows if row.launch_share < MOST_LAUNCHES]
     found.append(("all whose time is the card's", bound))
+    found.append(("all that wait for the host", [row for row in rows if row not in bound]))
     for key in keys:
         names = dict.fromkeys(key(row) for row in rows)
         found += [(name, [row for row in rows if key(row) == name]) for name in names]
@@ -200,13 +257,23 @@ def disagreement(observations: Sequence[Observation]) -> dict[str, dict[str, flo
     }
 
 
-def validate(observations: Sequence[Observation]) -> list[Held]:
-    """Each card left out in turn."""
+def validate(observations: Sequence[Observation], key: Key) -> list[Held]:
+    """Each card, or whatever ``key`` names, left out in turn."""
     held: list[Held] = []
-    for card_id in sorted({one.card.card_id for one in observations}):
-        print(f"without {card_id}", file=sys.stderr)
-        held += leave_out(observations, card_id)
+    for left_out in sorted({key(one) for one in observations}):
+        print(f"without {left_out}", file=sys.stderr)
+        held += leave_out(observations, key, left_out)
     return held
+
+
+def card_of(one: Observation) -> str:
+    """What is left out usually."""
+    return one.card.card_id
+
+
+def generation_of(one: Observation) -> str:
+    """What a card of a new generation is: nothing like it was ever seen."""
+    return one.card.compute_capability
 
 
 def strangers(observations: Sequence[Observation]) -> dict[str, dict[str, float]]:
@@ -244,7 +311,7 @@ def _miss(learnt: efficiency.Efficiencies, one: Observation) -> tuple[float, boo
     """Relative error of a time, and whether its 80 % interval has it."""
     log, slope = learnt.log_seconds(one)
     off = log - math.log(one.seconds)
-    reach = Z80 * math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
+    reach = REACH80 * math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
     return abs(math.expm1(off)), abs(off) <= reach
 
 
@@ -280,7 +347,10 @@ def markdown(summaries: dict[str, dict[str, Any]]) -> str:
             percent(model["median"]),
             percent(model["p90"]),
             order(model["spearman"]),
-            percent(found["coverage"]),
+            "{} [{:.0f}, {:.0f}]".format(
+                percent(found["coverage"]), *(100 * end for end in found["coverage_between"])
+            ),
+            percent(found["pairs_coverage"]),
             f"±{percent(found['half_width'])}",
             *others,
             judged(found),
@@ -289,9 +359,19 @@ def markdown(summaries: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def constants_table(constants: dict[str, dict[str, Any]]) -> str:
+    """Median and 90th percentile of each way, by source."""
+    lines = ["| one constant per source | results | " + " | ".join(MODELS) + " |"]
+    lines.append("|" + " --- |" * (2 + len(MODELS)))
+    for name, found in constants.items():
+        cells = [f"{percent(found[m]['median'])} / {percent(found[m]['p90'])}" for m in MODELS]
+        lines.append("| " + " | ".join([name, str(found["results"]), *cells]) + " |")
+    return "\n".join(lines)
+
+
 HEAD = (
     "| results of | results / cards | median error | 90 % below | order | in the 80 % interval | "
-    "its half-width | peak alone | bandwidth alone | roofline | targets missed |"
+    "ratios in theirs | its half-width | peak alone | bandwidth alone | roofline | targets missed |"
 )
 
 
@@ -354,8 +434,12 @@ def main() -> None:
         sys.exit(f"validate_prediction: {error}\n  → {error.remedy}")
     results = [*published(), *further]
     observations = evidence.from_published(results)
-    held = validate(observations)
+    held = validate(observations, card_of)
     summaries = {name: summary(rows) for name, rows in groups(held) if rows}
+    summaries["all, with their whole generation left out"] = summary(
+        validate(observations, generation_of)
+    )
+    constants = by_source(held)
     theirs = {result.family for result in further}
     if rows := [row for row in held if row.observation.source in theirs]:
         summaries = {"the files given": summary(rows), **summaries}
@@ -368,6 +452,7 @@ def main() -> None:
         "no card beside it in its series": len(observations) - len(held),
     }
     print(markdown(summaries))
+    print(f"\n{constants_table(constants)}")
     print(
         "\n| source never seen | results / cards | absolute error | in the 80 % interval | ", end=""
     )
@@ -382,6 +467,7 @@ def main() -> None:
     if not further and not arguments.without:
         content = {
             "summaries": summaries,
+            "one_constant_per_source": constants,
             "strangers": unseen,
             "disagreement": noise,
             "left_out": left_out,

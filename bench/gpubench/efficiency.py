@@ -6,7 +6,7 @@ The logarithm of a time per step is
                 + elements / cycles · exp(-i)  +  launches · exp(l)  )
 
 where c, b, i and l (log efficiencies and the log time of a launch) and the level are sums of
-*effects*: few physical ones (tensor cores, a second FP32 unit, cache, power), and deviations of a
+*effects*: few physical ones (tensor cores, a second FP32 unit, power), and deviations of a
 generation, an operation, a source of results, each drawn from a normal distribution around zero
 whose width is learnt with them (empirical Bayes). What few results say is thereby held near the
 plain sum model, and what none say keeps its full width. Fitted by Gauss-Newton steps; around the
@@ -51,7 +51,6 @@ PHYSICAL: dict[Effect, tuple[float, float]] = {
     # Boards of one generation reach about the same clock, whatever their reference clock is.
     ("boost",): (0.5, 0.2),
     ("memory",): (math.log(0.85), 0.1),
-    ("cache",): (0.05, 0.05),
     ("power",): (0.4, 0.15),
     # Elements that a multiprocessor handles in a cycle outside of products (normalisation, GELU,
     # dropout's random numbers): 128 lanes, some twenty instructions an element.
@@ -83,15 +82,18 @@ GUESSED_LEVEL = 1.5
 GUESSED_NOISE = 0.1
 NOISE = 0.05
 ROUNDS = 10
-#: the cache that earlier generations have, in bytes
-PLAIN_CACHE = 6 * 2**20
+UPDATES = 12
+# In standard deviations. One sound result in eighty lies further off, if errors are normal.
+FAR = 2.5
 TWO_FP32_UNITS = ("8.6", "8.9", "12.0")
 GRAPHICS_CHIPS = ("7.5", "8.6", "8.9", "12.0")
-# What these touch once is too much for any cache.
+# These only move bytes: nothing is computed with an element that would take time of its own.
 STREAMING = ("memory", "reduction", "decode")
 # A prediction is of a card of these figures, not of the specimens that somebody measured: so a
 # card that is better in every figure is never predicted slower.
 OF_ONE_CARD = ("card compute", "card bandwidth", "host", "host launch")
+# Two cards asked about would stand in the same machine: its error is one, and cancels in a ratio.
+OF_THE_HOST = ("host", "host launch")
 OF_ONE_SOURCE = ("program", "source", "series", "guess", "source launch")
 
 
@@ -131,6 +133,7 @@ def _usual_flops_per_watt(compute_capability: str, precision: str) -> float:
         card.peaks[precision] / card.power_w
         for card in catalogue().values()
         if card.compute_capability == compute_capability and precision in card.peaks
+        if not card.own  # a user's card must not move what is said of others
     )
     return rates[len(rates) // 2] if rates else math.inf
 
@@ -141,7 +144,7 @@ def _usual_clock(compute_capability: str) -> float | None:
     clocks = sorted(
         card.boost_clock_hz
         for card in catalogue().values()
-        if card.compute_capability == compute_capability
+        if card.compute_capability == compute_capability and not card.own
     )
     return clocks[len(clocks) // 2] if clocks else None
 
@@ -176,8 +179,6 @@ def coefficients(step: Observation) -> Coefficients:
         ("generation bandwidth", generation): 1.0,
         ("card bandwidth", card.card_id): 1.0,
     }
-    if operation not in STREAMING:
-        bandwidth["cache",] = math.log(max(1.0, card.cache_bytes / PLAIN_CACHE))
     launch = {
         ("launch",): 1.0,
         ("source launch", source): 1.0,
@@ -296,7 +297,8 @@ class Efficiencies:
         for effect, weight in gradient.items():
             at = self.place(effect)
             if at is None:
-                found[" ".join(effect)] = weight * self.prior(effect)[1]
+                cause = " ".join(effect[:2] if effect[0] in OF_THE_HOST else effect)
+                found[cause] = weight * self.prior(effect)[1]
             else:
                 known[at] = weight
         along = (known @ self._root).tolist()
@@ -358,13 +360,18 @@ def fit(observations: Sequence[Observation]) -> Efficiencies:
     state = replace(state, mean=mean)
     for _ in range(ROUNDS):
         prior = np.array([state.prior(effect) for effect in index])
-        state = design.step(state, prior[:, 0], np.diag(prior[:, 1] ** -2.0))
+        precision = np.diag(prior[:, 1] ** -2.0)
+        state = design.step(state, prior[:, 0], precision, design.noise(state))
         state = _learn_widths(state, design)
     return state
 
 
 def updated(before: Efficiencies, observations: Sequence[Observation]) -> Efficiencies:
-    """The same with further results, few beside those it was fitted to; widths stay as they are."""
+    """The same with further results, few beside those it was fitted to; widths stay as they are.
+
+    A result further than ``FAR`` deviations from everything else that is known, a throttled card's
+    perhaps, teaches the less the further it is.
+    """
     new = [effect for effect in _index(observations) if effect not in before.index]
     index = {**before.index, **{e: len(before.index) + i for i, e in enumerate(new)}}
     size = len(before.index)
@@ -375,8 +382,10 @@ def updated(before: Efficiencies, observations: Sequence[Observation]) -> Effici
     precision[range(size, len(index)), range(size, len(index))] = priors[:, 1] ** -2.0
     design = _Design.of(observations, index)
     state = replace(before, index=index, mean=mean, covariance=_inverse(precision))
-    for _ in range(4):
-        state = design.step(state, mean, precision)
+    noise = design.noise(state)
+    for _ in range(UPDATES):
+        state = design.step(state, mean, precision, noise)
+        noise = design.wider_where_surprised(state, precision, noise)
     return state
 
 
@@ -435,13 +444,37 @@ class _Design:
             slope += sign * shares[:, at : at + 1] * self.sums[name]
         return np.log(whole) + totals["level"], slope
 
-    def step(self, state: Efficiencies, prior: Array, precision: Array) -> Efficiencies:
+    def noise(self, state: Efficiencies) -> Array:
+        """Each result's variance around what the effects say."""
+        return np.array([state.noise_of(one) for one in self.observations])
+
+    def step(
+        self, state: Efficiencies, prior: Array, precision: Array, noise: Array
+    ) -> Efficiencies:
         """One Gauss-Newton step from ``state`` towards the most probable effects."""
         expected, slope = self.predicted(state.mean)
-        weights = 1 / np.array([state.noise_of(one) for one in self.observations])
+        weights = 1 / noise
         pull = slope.T @ (weights * (self.logs - expected)) - precision @ (state.mean - prior)
         covariance = _inverse(slope.T @ (weights[:, None] * slope) + precision)
         return replace(state, mean=state.mean + covariance @ pull, covariance=covariance)
+
+    def wider_where_surprised(self, state: Efficiencies, precision: Array, noise: Array) -> Array:
+        """Each result's variance given how far it lies from what all others lead one to expect.
+
+        What the others say of a result comes from the fit with it by taking its share out again
+        (the usual identities for leaving one row out of a linear fit).
+        """
+        expected, slope = self.predicted(state.mean)
+        covariance = _inverse(slope.T @ (slope / noise[:, None]) + precision)
+        spread = ((slope @ covariance) * slope).sum(axis=1)
+        kept = 1 - spread / noise
+        surprise = (self.logs - expected) / kept
+        others = spread / kept
+        usual = self.noise(state)
+        whole = others + usual
+        weight = np.minimum(1.0, FAR**2 * whole / np.maximum(surprise**2, 1e-12))
+        wider: Array = np.maximum(whole / weight - others, usual)
+        return wider
 
 
 def _learn_widths(state: Efficiencies, design: _Design) -> Efficiencies:

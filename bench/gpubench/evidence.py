@@ -8,7 +8,8 @@ number of parameters. What no pattern matches is taken for a mix of both kinds.
 import csv
 import math
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+import statistics
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from gpubench.cards import Card, catalogue, unsupported_precision
 from gpubench.efficiency import Observation
 from gpubench.published import Published
+from gpubench.record import FAILURES
 from gpubench.workload import PRECISION_BYTES, Work
 
 NETWORKS = Path(__file__).parent / "data" / "networks.csv"
@@ -26,12 +28,19 @@ USUAL_BATCH = 64
 # step is often the parameters' traffic alone. VGG's, and a transformer's of hidden size 4096.
 LEAST_TRAFFIC = {"cnn": 2e-3, "transformer": 6e-4}
 
-# Kernels of a training step, by layer of BERT and for all of MNIST's network: forward, twice that
-# backward, and the optimizer's.
-LAUNCHES_PER_LAYER = 60
+# Kernels of BERT's training step by layer: forward, twice that backward, and the optimizer's; for
+# autocast also the conversion of weights and inputs. They are `job.Job.launches` over the layers.
+LAUNCHES_PER_LAYER, LAUNCHES_PER_LAYER_AUTOCAST = 49, 85
 BERT_LAYERS = {"tiny": 2, "base": 12, "large": 24}
-MNIST_LAUNCHES = 60
-REDUCTION_LAUNCHES = 2
+# The operation of a workload and its kernels per step, where these hang on no parameter.
+PLAIN_OPERATIONS = {
+    "gemm": ("gemm", 1.0),
+    "memory": ("memory", 1.0),
+    "softmax": ("memory", 1.0),  # one pass over memory, as they are declared
+    "bias_gelu": ("memory", 1.0),
+    "reduction": ("reduction", 2.0),
+    "mnist": ("cnn", 60.0),
+}
 FORWARD_BACKWARD_LAUNCHES = 3
 # A layer runs once forward and twice backward (gradients of its input and of its weights).
 BACKWARD = 2
@@ -42,6 +51,10 @@ OPTIMIZER_BYTES = 6 * 4
 STANDING_FOR_OTHERS = ("bert_base", "bert_large")
 # Bits that a weight of a quantised format takes with its scales (llama.cpp's tables).
 BITS = {"q3": 3.5, "q4": 4.5, "q5": 5.5, "q6": 6.6, "q8": 8.5, "fp16": 16.0, "bf16": 16.0}
+
+
+# Flags by which a trial says itself that something slowed it.
+SLOWED = frozenset(("throttled_power", "throttled_thermal", "other_processes", "clocks_moving"))
 
 
 @dataclass(frozen=True)
@@ -188,24 +201,53 @@ def _decoding(result: Published, name: str) -> tuple[Work, str, float, float]:
 
 
 def measured(rows: Iterable[Mapping[Hashable, Any]]) -> Iterator[Observation]:
-    """What the model learns from rows of `table.load`: one of each card and case.
+    """What the model learns from rows of `table.load`: one of each card, case and cache.
 
-    Left out is what is not ok, not measured (virtual), faster than its card can be, or of a card
-    that the catalogue lacks.
+    Left out is what is not measured (virtual), what can't count (`refused`), older software, and
+    cards that the catalogue lacks. Trials that say themselves that something slowed them teach only
+    where no other is there.
     """
-    trials: dict[tuple[str, str], list[Mapping[Hashable, Any]]] = {}
+    trials: dict[tuple[Any, ...], list[Mapping[Hashable, Any]]] = {}
     for row in rows:
-        usable = row["status"] == "ok" and row["provenance"] == "measured"
-        if usable and row["card_id"] in catalogue() and "above_peak" not in (row["flags"] or ()):
-            trials.setdefault((row["card_id"], row["case_id"]), []).append(row)
-    for (card_id, case_id), same in trials.items():
-        middle = sorted(same, key=lambda row: row["median_s"])[len(same) // 2]
-        found = _of_row(catalogue()[card_id], case_id, middle)
+        if row["provenance"] == "measured" and row["card_id"] in catalogue():
+            key = tuple(row[column] for column in ("card_id", "case_id", "cache", "workload_hash"))
+            trials.setdefault(key, []).append(row)
+    for (card_id, case_id, *_), same in trials.items():
+        if refused(same):
+            continue
+        counted = newest([row for row in same if row["status"] == "ok"])
+        calm = [row for row in counted if not SLOWED & set(row["flags"] or ())] or counted
+        middle = math.exp(statistics.median(math.log(row["median_s"]) for row in calm))
+        found = _of_row(catalogue()[card_id], case_id, calm[0], middle)
         if found is not None:
             yield found
 
 
-def _of_row(card: Card, case_id: str, row: Mapping[Hashable, Any]) -> Observation | None:
+def refused(rows: Sequence[Mapping[Hashable, Any]]) -> str | None:
+    """Why a case can't count, whatever else was measured of it; None if it can."""
+    for row in rows:
+        if row["status"] in FAILURES:
+            return f"{row['status']}: {row['reason'] or 'no reason given'}"
+    if any("above_peak" in (row["flags"] or ()) for row in rows):
+        return "above_peak: faster than the card can be"
+    if all(row["status"] != "ok" for row in rows):
+        return f"{rows[-1]['status']}: {rows[-1]['reason'] or 'no reason given'}"
+    return None
+
+
+def newest(rows: Sequence[Mapping[Hashable, Any]]) -> list[Mapping[Hashable, Any]]:
+    """Those of the newest row's software."""
+
+    def software(row: Mapping[Hashable, Any]) -> tuple[str, str]:
+        return str(row["torch"]), str(row["driver"])
+
+    latest = software(max(rows, key=lambda row: str(row["started_at"])))
+    return [row for row in rows if software(row) == latest]
+
+
+def _of_row(
+    card: Card, case_id: str, row: Mapping[Hashable, Any], seconds: float
+) -> Observation | None:
     precision = row["precision"] or "fp32"
     if precision not in card.peaks or unsupported_precision(card.capability, precision):
         return None
@@ -223,24 +265,20 @@ def _of_row(card: Card, case_id: str, row: Mapping[Hashable, Any]) -> Observatio
         operation=operation,
         launches=launches,
         series=case_id,
-        seconds=float(row["median_s"]),
+        seconds=seconds,
     )
 
 
 def operation_of(workload: str, params: Mapping[str, Any]) -> tuple[str, float]:
     """The model's operation, and kernels per step; a workload it doesn't know is ``other``."""
-    if workload in ("gemm", "memory"):
-        return workload, 1.0
     if workload in ("conv2d", "attention"):
         both = params.get("direction") == "forward_backward"
         return workload, FORWARD_BACKWARD_LAUNCHES if both else 1.0
-    if workload == "reduction":
-        return "reduction", REDUCTION_LAUNCHES
-    if workload == "mnist":
-        return "cnn", MNIST_LAUNCHES
     if workload == "bert":
-        return "transformer", LAUNCHES_PER_LAYER * (1 + BERT_LAYERS.get(str(params["size"]), 12))
-    return "other", 1.0
+        autocast = str(params.get("precision")) in ("fp16", "bf16")
+        each = LAUNCHES_PER_LAYER_AUTOCAST if autocast else LAUNCHES_PER_LAYER
+        return "transformer", each * BERT_LAYERS.get(str(params["size"]), 12)
+    return PLAIN_OPERATIONS.get(workload, ("other", 1.0))
 
 
 def complete(work: Work, precision: str, operation: str) -> Work:

@@ -11,8 +11,8 @@ from typing import Any
 
 from gpubench import stats
 from gpubench.cards import Card
-from gpubench.estimate import Z80, Estimate
-from gpubench.record import FAILURES
+from gpubench.estimate import REACH80, Estimate
+from gpubench.evidence import newest, refused
 
 #: two cards of one kind differ by 8 % on average (Sinha et al. 2022, arXiv:2208.11035, clusters of
 #: data-centre cards); of two independent normal deviations the mean difference is 2/√π of one
@@ -20,6 +20,8 @@ CARD_SPREAD = 0.08 * math.sqrt(math.pi) / 2
 #: Board power is a limit: nodes of H100s drew 76 % of theirs in training (arXiv:2506.14551). One
 #: error for all cards whose draw was not measured, so that it only widens comparisons with others.
 DRAW_SPREAD = math.log(1 / 0.76)
+#: And one of each card: those short of power run at their limit, others below it. An assumption.
+OWN_DRAW_SPREAD = DRAW_SPREAD / 2
 #: origins whose numbers may stand in a score; published ones don't carry across software
 SCORED_ORIGINS = ("measured", "modelled")
 #: what rows have to share to be one thing: see `compare.IDENTITY`
@@ -89,33 +91,19 @@ def _measurement(
         own = [row for row in rows if row["case_id"] == case_id]
         if not own:
             continue
-        if reason := _refused(own):
+        if reason := refused(own):
             gaps[case_id] = reason
             continue
         alike = [row for row in own if row["status"] == "ok" and _variant(row) == chosen[case_id]]
         if not alike:
             gaps[case_id] = "measured as another variant than the other cards: see `compare`"
             continue
-        software = [(str(row["torch"]), str(row["driver"])) for row in alike]
-        latest = software[max(range(len(alike)), key=lambda at: str(alike[at]["started_at"]))]
-        counted = [row for row, own in zip(alike, software, strict=True) if own == latest]
+        counted = newest(alike)
         rates[case_id] = _rate(counted, f"{card_id} {provenance}", case_id)
         if drawn := _draw(counted):
             watts[case_id] = drawn
     name = str(rows[-1]["card"] or card_id)
     return Measurement(card_id, name, provenance, rates, watts, gaps)
-
-
-def _refused(rows: Sequence[Mapping[Any, Any]]) -> str | None:
-    """Why a case can't count, whatever else was measured of it."""
-    for row in rows:
-        if row["status"] in FAILURES:
-            return f"{row['status']}: {row['reason'] or 'no reason given'}"
-    if any("above_peak" in (row["flags"] or ()) for row in rows):
-        return "above_peak: faster than the card can be"
-    if all(row["status"] != "ok" for row in rows):
-        return f"{rows[-1]['status']}: {rows[-1]['reason'] or 'no reason given'}"
-    return None
 
 
 def _rate(rows: Sequence[Mapping[Any, Any]], name: str, case_id: str) -> Estimate:
@@ -126,9 +114,9 @@ def _rate(rows: Sequence[Mapping[Any, Any]], name: str, case_id: str) -> Estimat
     logs = [-math.log(row["median_s"]) for row in rows]
     if rows[0]["provenance"] == "modelled":
         reach = max(math.log(row["high_s"] / row["low_s"]) / 2 for row in rows)
-        return Estimate(math.fsum(logs) / len(logs), {f"model of {name}": reach / Z80})
+        return Estimate(math.fsum(logs) / len(logs), {f"model of {name}": reach / REACH80})
     if len(logs) > 1:
-        noise = stats.mean_half_width(logs, 0.80) / Z80 if len(set(logs)) > 1 else 0.0
+        noise = stats.mean_half_width(logs, 0.80) / REACH80 if len(set(logs)) > 1 else 0.0
     else:  # of one process only its own 95 % interval is known
         low, high = rows[0]["low_s"], rows[0]["high_s"]
         bounded = 0 < low <= high < math.inf
@@ -151,4 +139,5 @@ def _draw(rows: Sequence[Mapping[Any, Any]]) -> Estimate | None:
 
 def board_power(card: Card, count: int = 1) -> Estimate:
     """What a card draws where nobody measured it: its board's limit, with how far that is off."""
-    return Estimate.of(card.power_w * count, {"draw below board power": DRAW_SPREAD})
+    errors = {"draw below board power": DRAW_SPREAD, f"draw of {card.card_id}": OWN_DRAW_SPREAD}
+    return Estimate.of(card.power_w * count, errors)

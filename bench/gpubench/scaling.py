@@ -9,7 +9,7 @@ import math
 from functools import cache
 
 from gpubench.cards import Card, catalogue
-from gpubench.estimate import Z80, Estimate
+from gpubench.estimate import REACH80, Estimate
 from gpubench.published import Published, published
 
 #: NVLink faster than any bridge between two boards: systems built around it (V100 SXM2 and later)
@@ -19,6 +19,9 @@ CLASSES = {
     "bridge": "an NVLink bridge at most, and published machines often had none",
     "full": "NVLink between all cards",
 }
+#: below this many cards of a kind, results of all kinds say how far one may be off
+FEWEST_CARDS = 3
+EVERY = "every kind"
 
 
 def interconnect(card: Card) -> str:
@@ -41,19 +44,29 @@ def efficiency(card: Card, count: int) -> tuple[Estimate, str]:
     added = own or _added().get(kind)
     if not added:
         raise LookupError(f"no published result of several cards with {CLASSES[kind]}")
-    low, middle, high = (
-        math.log(max(1 + _quantile(added, share) * (count - 1), 1.0) / count)
-        for share in (0.1, 0.5, 0.9)
-    )
-    cause = f"scaling {card.card_id if own else kind}"
+    # Cards of one kind differ, so that the error is each card's own; how much they do differ a
+    # kind of one or two cards can't show.
+    alike = [other for other in _added() if other in catalogue() and kind == _kind(other)]
+    around = added if own or len(alike) >= FEWEST_CARDS else _added()[EVERY]
+    middle = _share(added, 0.5, count)
+    reach = (_share(around, 0.9, count) - _share(around, 0.1, count)) / 2
     whose = "of this card" if own else f"of cards with {CLASSES[kind]}"
     said = f"{len(added)} published results {whose}"
-    return Estimate(middle, {cause: (high - low) / 2 / Z80}), said
+    return Estimate(middle, {f"scaling {card.card_id}": reach / REACH80}), said
+
+
+def _kind(card_id: str) -> str:
+    return interconnect(catalogue()[card_id])
+
+
+def _share(added: list[float], share: float, count: int) -> float:
+    """Logarithm of the speed per card, where this share of results is slower."""
+    return math.log(max(1 + _quantile(added, share) * (count - 1), 1.0) / count)
 
 
 @cache
 def _added() -> dict[str, list[float]]:
-    """What each further card added, in cards, in ascending order, by card id and interconnect."""
+    """What each further card added, in cards and ascending order: by card id, by kind, of all."""
     trained = [(one, one.rate) for one in published() if one.mode == "train" and one.rate]
     singles: dict[tuple[object, ...], float] = {}
     for one, rate in trained:
@@ -65,7 +78,7 @@ def _added() -> dict[str, list[float]]:
         card = catalogue().get(several.card_id)
         if several.n_gpus > 1 and single and card:
             added = (rate / single - 1) / (several.n_gpus - 1)
-            for key in (card.card_id, interconnect(card)):
+            for key in (card.card_id, interconnect(card), EVERY):
                 found.setdefault(key, []).append(added)
     return {key: sorted(values) for key, values in found.items()}
 

@@ -14,6 +14,8 @@ from gpubench.score import Candidate, Needs, Ranking, Score
 #: further than this nobody goes: a weight beyond half, a price beyond -60 % or +150 %
 LARGEST_SHARE = 0.5
 SMALLEST_PRICE, LARGEST_PRICE = 0.4, 2.5
+#: what would be printed as no change at all: equal cards
+SMALLEST_STEP = 0.005
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def _crossing(
         return
     share = rest / (rest - ahead[part])
     before = counted.get(part, 0.0) / (others + counted.get(part, 0.0))
-    if 0 <= share <= LARGEST_SHARE:
+    if 0 <= share <= LARGEST_SHARE and abs(share - before) >= SMALLEST_STEP:
         yield Change("weight", part, before, share, rival.name)
 
 
@@ -84,7 +86,8 @@ def nearest_price(ranking: Ranking, weights: Mapping[str, float]) -> list[Change
         (rival.name, rival.candidate.price_usd, 1 / factor),
         (winner.name, winner.candidate.price_usd, factor),
     ):
-        if price and SMALLEST_PRICE <= after <= LARGEST_PRICE:
+        noticeable = abs(after - 1) >= SMALLEST_STEP
+        if price and noticeable and SMALLEST_PRICE <= after <= LARGEST_PRICE:
             changes.append(Change("price", name, price, price * after, rival.name))
     return changes
 

@@ -5,10 +5,13 @@ import dataclasses
 import json
 import math
 import random
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,11 +20,12 @@ from gpubench import cli, efficiency, evidence, modelled
 from gpubench.cards import ABOVE_PEAK, catalogue, get_card, unsupported_precision
 from gpubench.efficiency import Observation
 from gpubench.errors import UsageError
-from gpubench.estimate import Z80
-from gpubench.job import CONTEXT_BYTES
+from gpubench.estimate import REACH80
+from gpubench.job import CONTEXT_BYTES, Job
 from gpubench.predict import OPERATIONS, Predictor
 from gpubench.published import COLUMNS, Published, published
 from gpubench.suite import load_suite
+from gpubench.transformer import get_model
 from gpubench.workload import Work
 
 ROOT = Path(__file__).parents[2]
@@ -155,6 +159,14 @@ def test_a_ratio_is_that_of_the_times_and_surer_than_they_are(a, b, operation, f
         assert found.low == found.value == found.high == 1
 
 
+def in_one_machine(slope):
+    """What the host costs is one error for both cards."""
+    return {
+        effect[:2] if effect[0] in efficiency.OF_THE_HOST else effect: weight
+        for effect, weight in slope.items()
+    }
+
+
 @pytest.mark.parametrize(
     "pair", [("geforce-rtx-4070", "geforce-rtx-4090"), ("tesla-t4", "nvidia-a100-pcie-40gb")]
 )
@@ -164,7 +176,7 @@ def test_errors_by_cause_make_up_the_models_variances(pair):
     whole = evidence.complete(work, "fp16", "transformer")
     asked = [Observation(get_card(card), whole, "fp16", "transformer", 500.0) for card in pair]
     noise = learnt.noise_of(asked[0])
-    one, other = (learnt.log_seconds(step)[1] for step in asked)
+    one, other = (in_one_machine(learnt.log_seconds(step)[1]) for step in asked)
     difference = {
         effect: one.get(effect, 0.0) - other.get(effect, 0.0) for effect in {*one, *other}
     }
@@ -289,8 +301,6 @@ def planted(seed, cards=SEEN, noise=0.03, level=0.2):
 
 
 def _nothing():
-    import numpy as np
-
     return np.zeros(0), np.zeros((0, 0))
 
 
@@ -304,6 +314,23 @@ def test_a_fit_finds_what_was_planted():
         assert abs(value - truth) < 3 * spread
         assert value * truth >= 0.02 if truth else abs(value) < 0.2
     assert 0.02 < learnt.noise < 0.05
+
+
+def test_what_is_fitted_is_what_is_asked():
+    """The formula stands twice, for one step in words and for all at once in arrays."""
+    learnt = SHIPPED.efficiencies
+    for card_id in CARDS[::3]:
+        step = Observation(
+            get_card(card_id), Work(flops=3e10, bytes=2e9), "fp32", "cnn", 700, "new", "new", 1.0
+        )
+        index = efficiency._index([step])
+        design = efficiency._Design.of([step], index)
+        (expected,), (slope,) = design.predicted(np.array([learnt.value(e) for e in index]))
+        log, gradient = learnt.log_seconds(step)
+        assert expected == pytest.approx(log, abs=1e-12)
+        assert {e: slope[at] for e, at in index.items() if slope[at]} == pytest.approx(
+            {e: value for e, value in gradient.items() if value}, abs=1e-12
+        )
 
 
 def test_a_fit_hangs_on_no_order():
@@ -325,9 +352,9 @@ def test_intervals_have_the_share_that_they_promise():
                 if one.card.card_id == card_id:
                     log, slope = learnt.log_seconds(one)
                     spread = math.sqrt(learnt.variance(slope) + learnt.noise_of(one))
-                    inside += abs(math.log(one.seconds) - log) < Z80 * spread
+                    inside += abs(math.log(one.seconds) - log) < REACH80 * spread
                     total += 1
-    assert 0.7 < inside / total <= 0.97
+    assert 0.72 < inside / total <= 0.90
 
 
 def test_a_series_of_known_level_moves_no_card():
@@ -354,7 +381,13 @@ def row(card_id="geforce-rtx-4090", seconds=0.01, **changes):
         "precision": "fp16",
         "provenance": "measured",
         "status": "ok",
+        "reason": None,
         "flags": [],
+        "cache": "cold",
+        "workload_hash": "abc",
+        "started_at": datetime(2026, 1, 2, tzinfo=UTC),
+        "torch": "2.9",
+        "driver": "580",
         "median_s": seconds,
         "flops": 2 * 8192.0**3,
         "bytes": 6 * 8192.0**2,
@@ -427,7 +460,106 @@ def test_what_says_nothing_about_a_card_is_not_learnt_from(changes):
 def test_trials_count_once_with_their_median():
     trials = [row(seconds=seconds) for seconds in (0.01, 0.03, 0.011, 0.009, 0.04)]
     (found,) = evidence.measured(trials)
-    assert found.seconds == 0.011
+    assert found.seconds == pytest.approx(0.011)
+
+
+def test_trials_that_something_slowed_teach_only_where_there_is_no_other():
+    slowed = [
+        row(seconds=1.0, flags=[flag]) for flag in ("other_processes", "throttled_thermal", "drift")
+    ]
+    (found,) = evidence.measured([row(), *slowed[:2]])
+    assert found.seconds == pytest.approx(0.01)
+    (found,) = evidence.measured(slowed[:1])
+    assert found.seconds == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_a_network_launches_the_same_whether_case_or_job(size, precision):
+    _, launches = evidence.operation_of("bert", {"size": size, "precision": precision})
+    job = Job(get_model(f"bert-{size}"), precision=precision, batch=8, sequence=128)
+    assert launches == pytest.approx(job.launches, rel=0.05)
+
+
+def test_what_teaches_is_what_may_stand_in_a_score():
+    """A case that failed in any trial says nothing; of older software nothing either."""
+    wrong = row(status="wrong", reason="differs", median_s=math.nan)
+    assert list(evidence.measured([row(), wrong])) == []
+    older = [row(seconds=0.02, torch="2.6", started_at=datetime(2025, 1, 2, tzinfo=UTC))] * 2
+    (found,) = evidence.measured([*older, row()])
+    assert found.seconds == pytest.approx(0.01)
+    both = list(evidence.measured([row(), row(seconds=0.005, cache="hot")]))
+    assert sorted(one.seconds for one in both) == pytest.approx([0.005, 0.01])
+
+
+def test_a_wild_result_moves_other_cards_little():
+    """One card throttled to a tenth, and nothing in its row says so."""
+    usual = gemm_on(SHIPPED, "geforce-rtx-4090").seconds
+    wild = row(seconds=10 * usual)
+    before = gemm_on(SHIPPED, "geforce-rtx-4080").seconds
+    alone = SHIPPED.with_measured([wild])
+    assert gemm_on(alone, "geforce-rtx-4080", case=wild["case_id"]).seconds < 2 * before
+    assert (
+        gemm_on(alone, "geforce-rtx-3090").seconds
+        < 1.5 * gemm_on(SHIPPED, "geforce-rtx-3090").seconds
+    )
+    good = [
+        row(
+            card_id=card_id,
+            case_id=f"gemm:n={n}",
+            flops=2.0 * n**3,
+            bytes=6.0 * n**2,
+            seconds=gemm_of(n, card_id),
+        )
+        for n, card_id in zip((2048, 3072, 4096, 5120, 6144, 7168, 16384), CYCLE, strict=True)
+    ]
+    told, mistold = SHIPPED.with_measured(good), SHIPPED.with_measured([*good, wild])
+    for card_id in ("geforce-rtx-4080", "geforce-rtx-3090", "nvidia-a100-sxm4-80gb"):
+        moved = gemm_on(mistold, card_id).seconds / gemm_on(told, card_id).seconds
+        assert moved < 1.1
+
+
+CYCLE = ("geforce-rtx-4090", "geforce-rtx-3080-10gb") * 3 + ("geforce-rtx-4090",)
+
+
+def gemm_of(n, card_id):
+    """What is expected of a square product."""
+    work = Work(flops=2.0 * n**3, bytes=6.0 * n**2)
+    return SHIPPED.step(get_card(card_id), work, "fp16", operation="gemm", launches=1).seconds
+
+
+def test_two_cards_asked_about_stand_in_one_machine():
+    """What its host costs is the same for both, and so no error of their ratio."""
+    asked = {"operation": "transformer", "launches": 1e4}
+    work = Work(flops=1e12, bytes=1e10)
+    between = ratio(get_card("5090"), get_card("4090"), work, "bf16", **asked)
+    hosts = {cause: error for cause, error in between.errors.items() if cause.startswith("host")}
+    assert len(hosts) == 2
+    alone = SHIPPED.estimate(get_card("4090"), work, "bf16", **asked)
+    launches = next(cause for cause in hosts if "launch" in cause)
+    assert abs(hosts[launches]) < 0.5 * abs(alone.errors[launches])
+
+
+def test_a_users_own_card_changes_no_other_cards_prediction(tmp_path, monkeypatch):
+    before = gemm_on(SHIPPED, "geforce-rtx-5080").seconds
+    example = re.search(r"```toml\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.DOTALL)
+    folder = tmp_path / "own" / "cards"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text(example[1])
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path / "own"))
+    forget()
+    try:
+        assert any(card.own for card in catalogue().values())
+        assert gemm_on(SHIPPED, "geforce-rtx-5080").seconds == before
+    finally:
+        monkeypatch.undo()
+        forget()
+
+
+def forget():
+    """Read the catalogue, and what is computed from it, anew."""
+    for known in (catalogue, efficiency._usual_clock, efficiency._usual_flops_per_watt):
+        known.cache_clear()
 
 
 def test_with_one_measured_card_published_results_of_others_are_predicted_better():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gpubench import score
-from gpubench.cards import GIB, catalogue
-from gpubench.estimate import Z80, Estimate, geometric_mean, product
+from gpubench import rates, score, sensitivity
+from gpubench.cards import GIB, catalogue, get_card
+from gpubench.estimate import REACH80, Estimate, geometric_mean, product
 from gpubench.profile import PARTS, load_profile
 from gpubench.rates import CARD_SPREAD, measurements
 from gpubench.score import Candidate, Needs
@@ -68,7 +68,7 @@ def test_what_two_numbers_share_cancels_in_their_ratio_and_the_rest_adds_in_squa
     other = Estimate.of(2.0, {"level": 0.5, "other": 0.4})
     assert (one / other).value == pytest.approx(3)
     assert (one / other).deviation == pytest.approx(0.5)
-    assert (one / other).high == pytest.approx(3 * math.exp(Z80 * 0.5))
+    assert (one / other).high == pytest.approx(3 * math.exp(REACH80 * 0.5))
     assert (one * other).deviation == pytest.approx(math.hypot(1.0, 0.3, 0.4))
     assert (one / one).deviation == 0
 
@@ -270,7 +270,7 @@ def test_a_tie_is_of_the_ratio_and_so_it_is_not_passed_on():
     """Of three cards a little apart the middle one ties with both, the outer two do not."""
     cards = [
         replace(candidate(name), rates={case: Estimate.of(rate, {name: 0.05}) for case in CASES})
-        for name, rate in (("low", 0.92), ("middle", 1.0), ("high", 1.08))
+        for name, rate in (("low", 0.94), ("middle", 1.0), ("high", 1.06))
     ]
     only_speed = {"performance": 1.0}
     ranking = score.rank(cards, cards[0], only_speed, CASES)
@@ -523,6 +523,25 @@ def test_measured_energy_takes_the_place_of_board_power():
     alike = score.of_results(rows + plain, profile)
     surer = next(one for one in alike.ranking.scored if one.name.startswith("rtx-a6000"))
     assert surer.parts["efficiency"].deviation < found["rtx-a6000"].parts["efficiency"].deviation
+
+
+def test_how_far_below_its_boards_power_a_card_draws_is_partly_its_own():
+    a, b = (rates.board_power(get_card(name)) for name in ("4090", "5090"))
+    assert 0 < (a / b).deviation < a.deviation
+
+
+def test_equal_cards_have_no_change_that_would_be_printed_as_none():
+    cards = [candidate("one"), candidate("two")]
+    weights = {"performance": 1.0, "value": 1.0}
+    ranking = score.rank(cards, cards[0], weights, CASES)
+    assert sensitivity.nearest_weight(ranking, weights) is None
+    assert sensitivity.nearest_price(ranking, weights) == []
+    # Equal in total from different parts: any other share decides, the present one is none.
+    faster = replace(cards[1], rates={c: r * Estimate.of(2.0) for c, r in cards[1].rates.items()})
+    dearer = replace(faster, price_usd=4.0 * cards[0].price_usd)
+    ranking = score.rank([cards[0], dearer], cards[0], weights, CASES)
+    assert ranking.scored[0].total.value == pytest.approx(ranking.scored[1].total.value)
+    assert sensitivity.nearest_weight(ranking, weights) is None
 
 
 def test_devices_that_the_catalogue_lacks_are_ranked_by_performance_alone():
