@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from gpubench import render, stats, table
-from gpubench.compare import IDENTITY, MIN_EFFECT, Judgement, judge, show_speedup
+from gpubench.compare import MIN_EFFECT, Judgement, judge, show_speedup
 from gpubench.errors import EnvironmentRefused, UsageError
 from gpubench.names import case_labels, natural
+from gpubench.record import IDENTITY
 from gpubench.render import Column
 from gpubench.series import SUMMED
 
@@ -37,9 +38,8 @@ PENALTY = 3.0
 _Item = TypeVar("_Item")
 MACHINE = ("host_hash", "device_uuid_hash", "card_id")
 CASE = ("case_id", "cache")
-SOURCE = ("workload_version", "workload_hash")
 #: what all runs of a series share; new source of a workload begins a new one
-SERIES = (*MACHINE, *CASE, *dict.fromkeys((*SOURCE, *IDENTITY)))
+SERIES = (*MACHINE, *CASE, *IDENTITY)
 #: what may explain a change
 FACTS = (
     Column("commit", "commit", lambda commit: _short(str(commit))),
@@ -408,7 +408,7 @@ def _too_short(short: Sequence[History]) -> list[str]:
 
 
 def _begun_anew(found: Sequence[History]) -> str | None:
-    where = [key for key in SERIES if key not in SOURCE]
+    where = [key for key in SERIES if not key.startswith("workload_")]
     series = Counter(tuple(str(history.case[key]) for key in where) for history in found)
     anew = sum(count > 1 for count in series.values())
     if not anew:

@@ -84,11 +84,7 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
 
 
 def _key(row: Mapping[Hashable, Any] | Row) -> tuple[str, ...]:
-    def text(name: str) -> str:
-        value = row[name]
-        return "" if render.missing(value) else str(value)
-
-    return tuple(text(name) for name in (*table.INDEX, "cache", *table.SAME))
+    return table.as_text(row, (*table.INDEX, "cache", *table.SAME))
 
 
 def _expectation(

@@ -40,11 +40,11 @@ MAY_IMPORT = {
     "run": {"suite", "device", "workload", "measure", "worker", "record", "store", "errors"},
     "names": {"render"},
     "table": {"record", "cards", "names", "render", "stats", "store"},
-    "compare": {"table", "names", "render", "stats", "errors"},
+    "compare": {"table", "record", "names", "render", "stats", "errors"},
     "placement": {"evidence", "predict", "table", "cards", "render", "stats", "errors"},
     "beside": {"published", "render", "stats"},
-    "calibration": {"plugins", "compare", "render", "stats", "errors"},
-    "history": {"series", "compare", "table", "names", "render", "stats", "errors"},
+    "calibration": {"plugins", "compare", "record", "render", "stats", "errors"},
+    "history": {"series", "compare", "record", "table", "names", "render", "stats", "errors"},
     "estimate": set(),
     "profile": {"plugins", "cards", "errors"},
     "prices": {"plugins", "cards", "errors"},
@@ -59,7 +59,7 @@ MAY_IMPORT = {
     },
     "advice": {"recommend", "score", "sensitivity", "scaling", "profile", "estimate"}
     | {"cards", "render"},
-    "series": {"table", "names", "cards", "render"},
+    "series": {"table", "record", "names", "cards", "render"},
     "page": {"plugins", "render", "errors", "__init__"},
     "report": {
         "history",
