@@ -41,6 +41,9 @@ NOMINAL_LAUNCH_S = 5e-6
 # 24 (L4), 44.3 of 48 (A40).
 USABLE_SHARE = 0.975
 USABLE_SHARE_INLINE_ECC = 0.91
+# The driver's context with PyTorch's kernels loaded as needed: "around 400MB" since CUDA 11.7,
+# pytorch/pytorch issue 109888 (published).
+CONTEXT_BYTES = 400e6
 
 # Ids that a message lists where a name is that of several cards.
 MOST_NAMED = 8
@@ -87,6 +90,10 @@ class Card:
     def usable_bytes(self) -> float:
         """Memory that programs can have: the card's, less what the driver keeps back."""
         return self.memory_bytes * (USABLE_SHARE_INLINE_ECC if self.inline_ecc else USABLE_SHARE)
+
+    def fits(self, footprint_bytes: float) -> bool:
+        """Whether a program's data of that size has room beside CUDA's context."""
+        return footprint_bytes + CONTEXT_BYTES <= self.usable_bytes
 
     def peak_flops(self, precision: str) -> float | None:
         """Dense peak in FLOP/s of products in ``precision``; None where the card lacks it."""
