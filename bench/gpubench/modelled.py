@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpubench import names, render
-from gpubench.cards import MEMORY_BOUND_INTENSITY, Card, unsupported_precision
+from gpubench.cards import CONTEXT_BYTES, MEMORY_BOUND_INTENSITY, Card, unsupported_precision
 from gpubench.evidence import operation_of
 from gpubench.predict import Predictor
 from gpubench.render import Column
@@ -52,7 +52,7 @@ def _row(card: Card, case: Case, work: Work | None, predictor: Predictor) -> dic
     if precision not in card.peaks:
         return row | {"status": "unsupported", "reason": f"its {precision} rate is not known"}
     if work.footprint is not None and not row["fits_memory"]:
-        sizes = (work.footprint, card.usable_bytes)
+        sizes = (work.footprint + CONTEXT_BYTES, card.usable_bytes)  # what `Card.fits` compares
         need, have = map(render.gibibytes, sizes)
         return row | {"status": "oom", "reason": f"needs about {need} of {have} usable"}
     operation, launches = operation_of(case.workload, params)

@@ -156,7 +156,7 @@ def _price_bars(candidate: Candidate, needs: Needs) -> Iterable[Bar]:
     if needs.price_limit is None:
         return
     if candidate.price_usd is None:
-        yield Bar("price", f"no known price to hold against the limit of {needs.price_limit:,.0f}")
+        yield Bar("price", f"no known price to hold against the limit of ${needs.price_limit:,.0f}")
     elif candidate.price_usd > needs.price_limit:
         has = f"${candidate.price_usd:,.0f}"
         yield Bar("price", f"costs {has}, the limit is ${needs.price_limit:,.0f}")

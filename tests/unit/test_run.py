@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpubench import store, worker
-from gpubench.cards import get_card
+from gpubench import modelled, store, worker
+from gpubench.cards import GIB, get_card
 from gpubench.device import open_device
 from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
-from gpubench.modelled import rows as modelled_rows
 from gpubench.predict import Predictor
 from gpubench.run import Execution, Finished, Request, Started, plan
 from gpubench.suite import load_suite
+from gpubench.workload import Work
 
 SUITE = """
 budget_s = 0.2
@@ -387,7 +387,7 @@ def test_what_predict_says_fits_is_run_and_what_does_not_is_left_out(card_id):
     device = open_device(f"virtual:{card_id}")
     found = {}
     for row, case in zip(
-        modelled_rows([get_card(card_id)], suite, Predictor.shipped()), suite.cases, strict=True
+        modelled.rows([get_card(card_id)], suite, Predictor.shipped()), suite.cases, strict=True
     ):
         answer = worker.forecast(device, case, float("inf"))
         if row["fits_memory"] is not None and not device.unsupported(row["precision"]):
@@ -395,6 +395,15 @@ def test_what_predict_says_fits_is_run_and_what_does_not_is_left_out(card_id):
     assert all(fits == (reason is None) for fits, reason in found.values()), found
     assert found[BERT][0] == (card_id == "geforce-rtx-4070")
     assert len({fits for fits, _ in found.values()}) == 2
+
+
+def test_what_does_not_fit_is_said_with_the_two_numbers_that_were_compared():
+    """The context with it: 14.37 of 14.56 GiB would look as if it fitted."""
+    card, case = get_card("tesla-t4"), load_suite("quick").cases[0]
+    work = Work(flops=1e9, footprint=card.usable_bytes - 0.2 * GIB)
+    row = modelled._row(card, case, work, Predictor.shipped())
+    assert row["status"] == "oom"
+    assert row["reason"] == "needs about 14.73 GiB of 14.56 GiB usable"
 
 
 def test_of_an_unknown_device_four_fifths_of_the_memory_are_for_a_case():

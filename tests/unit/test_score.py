@@ -246,7 +246,12 @@ def candidate(name="x", rate=1.0, **known):
         (Needs(precisions=("bf16",)), {}, "precision", "bf16 begins with Ampere"),
         (Needs(precisions=("fp32",)), {"capability": None}, "precision", "fp32 is unknown"),
         (Needs(price_limit=400), {}, "price", "costs $500, the limit is $400"),
-        (Needs(price_limit=400), {"price_usd": None}, "price", "no known price"),
+        (
+            Needs(price_limit=400),
+            {"price_usd": None},
+            "price",
+            "no known price to hold against the limit of $400",
+        ),
         (Needs(), {"gaps": {"first": "wrong: off by 2"}}, "case", "wrong: off by 2"),
     ],
 )
