@@ -338,7 +338,7 @@ def _measured(question: Question) -> dict[str, Measurement]:
     if question.job or not question.rows:
         return {}
     found = measurements(question.rows, question.profile.cases)
-    return {one.card_id: one for one in found if one.provenance == "measured"}
+    return {one.card_id: one for one in found}
 
 
 def _candidate(

@@ -319,7 +319,7 @@ def _score(frame: pd.DataFrame, profile: Profile) -> str:
         [
             f'<p class="caption">{escape(intro)}</p>',
             *(f"<p>{page.code(line)}</p>" for line in scoreboard.conclusions(results)),
-            page.rows_table(scoreboard.rows_of(results), [*scoreboard.COLUMNS, ORIGIN]),
+            page.rows_table(scoreboard.rows_of(results), scoreboard.COLUMNS),
         ]
     )
 

@@ -301,7 +301,7 @@ def of_results(rows: Sequence[Mapping[Any, Any]], profile: Profile) -> "Results"
     found = measurements(rows, profile.cases)
     candidates = [_of_measurement(one) for one in found]
     whole = [one for one in candidates if all(case in one.rates for case in profile.cases)]
-    own = f"{profile.reference.card_id} (measured)"
+    own = profile.reference.card_id
     reference = next((one for one in whole if one.name == own), whole[0] if whole else None)
     if reference is None:
         scores = [score(one, one, profile.weights, profile.cases) for one in candidates]
@@ -339,14 +339,14 @@ class Results:
 
 
 def _of_measurement(one: Measurement) -> Candidate:
-    """A candidate named after card and origin: a modelled one is another than a measured one."""
+    """A candidate named after its card."""
     card = catalogue().get(one.card_id)
     watts = dict(one.watts)
     if card is None:
-        return Candidate(f"{one.card_id} ({one.provenance})", one.rates, watts, one.gaps)
+        return Candidate(one.card_id, one.rates, watts, one.gaps)
     watts = {case: watts.get(case) or board_power(card) for case in one.rates}
     return Candidate(
-        name=f"{one.card_id} ({one.provenance})",
+        name=one.card_id,
         rates=one.rates,
         watts=watts,
         gaps=one.gaps,

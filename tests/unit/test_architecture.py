@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "scaling": {"cards", "estimate", "published"},
     "rates": {"cards", "estimate", "record", "stats"},
     "score": {"cards", "estimate", "profile", "rates"},
-    "scoreboard": {"score", "profile", "cards", "table", "render"},
+    "scoreboard": {"score", "profile", "cards", "render"},
     "sensitivity": {"score", "profile"},
     "recommend": {
         *("prices", "scaling", "score", "sensitivity", "profile", "rates", "estimate", "cards"),
