@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import cli, compare, measure, report, table, telemetry
+from gpubench import cli, compare, exchange, job, listing, measure, render, report, table, telemetry
 from gpubench.backends.virtual import Script
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
@@ -40,6 +40,24 @@ def test_every_verb_and_flag_is_documented_and_no_other(verb):
     documented = set(re.findall(r"`(--?[a-z][a-z-]*)", section))
     assert flags <= documented
     assert {flag for flag in documented if flag.startswith("--")} - flags <= {"--resume"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "known"),
+    [
+        ("recommend", "--method", job.METHODS),
+        ("recommend", "--precision", job.PRECISIONS),
+        ("recommend", "--optimizer", job.STATE_BYTES),
+        ("list", "--sort", listing.SORTS),
+        ("list", "--format", render.FORMATS),
+        ("compare", "--by", compare.AXES),
+        ("export", "--to", exchange.FORMATS),
+    ],
+)
+def test_a_flag_offers_all_that_there_is(verb, flag, known):
+    """Verbs repeat these, so that help comes without importing what they are about."""
+    (action,) = (one for one in verbs()[verb]._actions if flag in one.option_strings)
+    assert tuple(action.choices) == tuple(known)
 
 
 def test_every_option_and_marker_keyword_of_the_pytest_plugin_is_documented():
