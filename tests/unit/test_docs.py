@@ -125,6 +125,14 @@ def test_every_module_is_in_the_picture():
             assert f"| `{path.stem}` |" in page
 
 
+def test_each_kind_of_extension_is_explained_once():
+    page = read("CONTRIBUTING.md").split("## Adding something")[1].split("## House rules")[0]
+    kinds = re.findall(r"\*\*(?:A|or) (\w+)\*\*|\*\*(profile)\*\*", page)
+    named = [kind or profile for kind, profile in kinds]
+    assert sorted(named) == sorted(set(named))
+    assert {"workload", "suite", "profile", "model", "figure", "backend", "card"} == set(named)
+
+
 def test_the_workload_of_the_contributing_page_works_as_it_stands(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="the page's example computes with torch")
     from gpubench.device import open_device
