@@ -24,6 +24,17 @@ GIB = 2**30
 FIRST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (6, 1), "fp16": (5, 3)}
 _FIRST_NAME = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal", "fp16": "Pascal"}
 
+# First CUDA with code for a compute capability, from Ampere on (release notes of CUDA 11.0, 11.1,
+# 11.8 and 12.8); those before it came with CUDA 10 at the latest.
+FIRST_CUDA = {
+    "8.0": (11, 0),
+    "8.6": (11, 1),
+    "8.9": (11, 8),
+    "9.0": (11, 8),
+    "10.0": (12, 8),
+    "12.0": (12, 8),
+}
+
 #: below so many operations per byte every device waits for memory
 MEMORY_BOUND_INTENSITY = 4.0
 #: a rate above the peak by more than this can't be: clocks boost above the reference by less

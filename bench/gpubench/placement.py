@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from gpubench import evidence, render, table
-from gpubench.cards import Card, catalogue
+from gpubench.cards import FIRST_CUDA, Card, catalogue
 from gpubench.errors import UsageError
 from gpubench.predict import Predictor
 from gpubench.render import Column
@@ -27,15 +27,6 @@ POWER_LIMIT_SHARE = 0.97
 CLOCK_SHARE = 0.9
 #: NVIDIA's GeForce cards hold their clocks down from 83 °C on
 HOT_C = 83.0
-#: first CUDA with code for a compute capability (release notes of CUDA 11.0, 11.1, 11.8 and 12.8)
-FIRST_CUDA = {
-    "8.0": (11, 0),
-    "8.6": (11, 1),
-    "8.9": (11, 8),
-    "9.0": (11, 8),
-    "10.0": (12, 8),
-    "12.0": (12, 8),
-}
 FLAGGED = {
     "throttled_power": "the driver held the clocks down at the power limit",
     "throttled_thermal": "the chip was too hot: cooling, dust, fans",

@@ -10,9 +10,11 @@ from collections import defaultdict
 
 import pytest
 
-from gpubench import card_file
+from gpubench import card_file, efficiency, stack
+from gpubench.backends._nvml import _architecture
 from gpubench.card_file import DESIGNS
-from gpubench.cards import CATALOGUE, catalogue
+from gpubench.cards import CATALOGUE, FIRST_CUDA, catalogue
+from rungs.compiling import ARCHITECTURES
 
 with CATALOGUE.open(encoding="utf-8", newline="") as lines:
     ROWS = {row["card_id"]: row for row in csv.DictReader(lines)}
@@ -284,6 +286,53 @@ def test_a_name_is_claimed_once_or_told_apart_by_memory():
     assert claims([*ROWS.values(), twin]) == ["geforce rtx 4090"]
     other = ROWS["tesla-t4"] | {"name_aliases": "NVIDIA GeForce RTX 3080", "memory_gib": "11"}
     assert set(claims([*ROWS.values(), other])) == {"geforce rtx 3080"}
+
+
+#: what the model of efficiency has to be told of each: whether it is a graphics chip with tensor
+#: cores, and whether half of its FP32 units are those that take integers as well
+DECIDED = {
+    "6.0": (False, False),
+    "6.1": (False, False),
+    "7.0": (False, False),
+    "7.5": (True, False),
+    "8.0": (False, False),
+    "8.6": (True, True),
+    "8.9": (True, True),
+    "9.0": (False, False),
+    "10.0": (False, False),
+    "12.0": (True, True),
+}
+
+
+def undecided(capability):
+    """The tables that know each compute capability and don't know this one."""
+    version = tuple(map(int, capability.split(".")))
+    told = (capability in efficiency.GRAPHICS_CHIPS, capability in efficiency.TWO_FP32_UNITS)
+    tables = {
+        "card_file.DESIGNS": capability in DESIGNS,
+        "cards.FIRST_CUDA": version < (8, 0) or capability in FIRST_CUDA,
+        "efficiency.GRAPHICS_CHIPS and TWO_FP32_UNITS": DECIDED.get(capability) == told,
+        "CHIPS": capability in {facts[0] for facts in CHIPS.values()},
+        "data/builds.csv": bool(stack.builds_for(version)),
+        "the kernels' ARCHITECTURES": capability.replace(".", "") in ARCHITECTURES,
+        "backends._nvml": "compute capability" not in _architecture(version),
+    }
+    return [name for name, known in tables.items() if not known]
+
+
+@pytest.mark.parametrize(
+    "capability", sorted({card.compute_capability for card in catalogue().values()})
+)
+def test_an_architecture_is_known_wherever_architectures_are(capability):
+    assert undecided(capability) == []
+    (name,) = {
+        card.architecture for card in catalogue().values() if card.compute_capability == capability
+    }
+    assert _architecture(tuple(map(int, capability.split(".")))) == name
+
+
+def test_an_architecture_that_is_new_lists_where_it_has_to_be_decided():
+    assert len(undecided("14.0")) >= 6
 
 
 def test_every_design_is_some_cards():
