@@ -372,17 +372,13 @@ def conclusions(found: Sequence[History], frame: pd.DataFrame) -> list[str]:
     kinds = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     steady = [history for history in long if not history.changes]
     lines = [
-        f"changes in {_cases(len(moved))} {_over(moved)}: {kinds}" if moved else None,
-        f"{_cases(len(steady))} without a change {_over(steady)}" if steady else None,
+        f"changes in {render.count(len(moved), 'case')} {_over(moved)}: {kinds}" if moved else None,
+        f"{render.count(len(steady), 'case')} without a change {_over(steady)}" if steady else None,
         *_too_short([history for history in found if len(history.runs) < FEWEST_RUNS]),
         _begun_anew(found),
         _undated(frame),
     ]
     return [line for line in lines if line] or ["no case has a result"]
-
-
-def _cases(count: int) -> str:
-    return f"{count} case" if count == 1 else f"{count} cases"
 
 
 def _over(some: Sequence[History]) -> str:
@@ -394,9 +390,10 @@ def _too_short(short: Sequence[History]) -> list[str]:
     if not short:
         return []
     had = max(len(history.runs) for history in short)
+    cases = render.count(len(short), "case")
     needed = f"{FEWEST_RUNS} runs on, {FEWEST_BESIDE} before it and {FEWEST_BESIDE} after"
     lines = [
-        f"{_cases(len(short))} with too few runs, {had} at most: a change can be told from {needed}"
+        f"{cases} with too few runs, {had} at most: a change can be told from {needed}",
     ]
     machines = {str(history.case["host_hash"]) for history in short}
     if len(machines) > 1:
@@ -413,7 +410,7 @@ def _begun_anew(found: Sequence[History]) -> str | None:
     anew = sum(count > 1 for count in series.values())
     if not anew:
         return None
-    return f"{_cases(anew)} begun anew where the workload's own source changed"
+    return f"{render.count(anew, 'case')} begun anew where the workload's own source changed"
 
 
 def _undated(frame: pd.DataFrame) -> str | None:

@@ -187,11 +187,14 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         lines.append(
             f"{render.clean(card)}: {PLACEMENTS[placement]}, at {render.percent(share)} of the "
             f"predicted speed, which is sure to a factor of {render.number(sure)} "
-            f"({_cases(len(own))}: {parts})"
+            f"({render.count(len(own), 'case')}: {parts})"
         )
         causes = Counter(text for row in own for text in row["checks"])
         word = "check" if placement == "low" else "seen"
-        lines += [f"  {word}: {text} ({n} of {_cases(len(own))})" for text, n in causes.items()]
+        lines += [
+            f"  {word}: {text} ({n} of {render.count(len(own), 'case')})"
+            for text, n in causes.items()
+        ]
         if placement == "low" and not causes:
             lines.append(f"  check: {NO_CAUSE}")
     return lines + _unplaced(rows)
@@ -204,17 +207,14 @@ PLACEMENTS = {
 }
 
 
-def _cases(count: int) -> str:
-    return "1 case" if count == 1 else f"{count} cases"
-
-
 def _unplaced(rows: Sequence[Row]) -> list[str]:
     reasons = Counter(
         (str(row["card"]), row["placement_reason"]) for row in rows if row["placement_reason"]
     )
     return [
-        f"{render.clean(card)}: nothing is expected of {_cases(count)}: {render.clean(reason)}"
-        for (card, reason), count in reasons.items()
+        f"{render.clean(card)}: nothing is expected of {render.count(number, 'case')}: "
+        f"{render.clean(reason)}"
+        for (card, reason), number in reasons.items()
     ]
 
 

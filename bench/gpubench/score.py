@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpubench import render
 from gpubench.cards import GIB, catalogue, unsupported_precision
 from gpubench.estimate import Estimate, geometric_mean
 from gpubench.profile import PARTS, Profile
@@ -155,11 +156,12 @@ def _lacks(candidate: Candidate, precision: str) -> str:
 def _price_bars(candidate: Candidate, needs: Needs) -> Iterable[Bar]:
     if needs.price_limit is None:
         return
+    limit = render.dollars(needs.price_limit)
     if candidate.price_usd is None:
-        yield Bar("price", f"no known price to hold against the limit of ${needs.price_limit:,.0f}")
+        yield Bar("price", f"no known price to hold against the limit of {limit}")
     elif candidate.price_usd > needs.price_limit:
-        has = f"${candidate.price_usd:,.0f}"
-        yield Bar("price", f"costs {has}, the limit is ${needs.price_limit:,.0f}")
+        has = render.dollars(candidate.price_usd)
+        yield Bar("price", f"costs {has}, the limit is {limit}")
 
 
 def _gap_text(candidate: Candidate) -> str:

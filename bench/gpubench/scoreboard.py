@@ -47,10 +47,10 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
         }
         if one.total is not None:
             total = one.total
-            row["score_text"] = f"{total.value:.0f} [{total.low:.0f}, {total.high:.0f}]"
+            row["score_text"] = render.interval(total.value, total.low, total.high)
             if one in ranking.scored and ranking.scored[0].total is not None:
                 ratio = total / ranking.scored[0].total
-                row["ratio_text"] = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+                row["ratio_text"] = render.interval(ratio.value, ratio.low, ratio.high, 2)
         found.append(row)
     return found
 

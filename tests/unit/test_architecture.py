@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "prices": {"plugins", "cards", "errors"},
     "scaling": {"cards", "estimate", "published"},
     "rates": {"cards", "estimate", "record", "stats"},
-    "score": {"cards", "estimate", "profile", "rates"},
+    "score": {"cards", "estimate", "profile", "rates", "render"},
     "scoreboard": {"score", "profile", "cards", "render"},
     "sensitivity": {"score", "profile"},
     "recommend": {

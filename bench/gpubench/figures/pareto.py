@@ -9,6 +9,7 @@ from gpubench.cards import Card, catalogue
 from gpubench.figures import _panels
 from gpubench.figures._text import hover, safe
 from gpubench.profile import DEFAULT, PROFILE, load_profile
+from gpubench.render import dollars
 from gpubench.score import Results, Score
 from gpubench.series import Series, records, series_of
 
@@ -112,6 +113,6 @@ def _hover(one: Score, card: Card, series: Series) -> str:
         f"<b>{speed.value:.0f}</b> [{speed.low:.0f}, {speed.high:.0f}]",
         safe(series.label),
         total,
-        f"${price:,.0f} at launch, {card.launch_date}" if price else "no launch price",
+        f"{dollars(price)} at launch, {card.launch_date}" if price else "no launch price",
         f"{card.power_w:g} W",
     )
