@@ -218,9 +218,9 @@ def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "takes_text": _hours(row),
             "memory_text": f"{row['memory_usable_bytes'] / GIB:.1f} GiB",
             "price_text": price_text(row, mixed=mixed),
-            "cost_text": f"{_dollars(row['electricity_usd'])} *"
+            "cost_text": f"{render.dollars(row['electricity_usd'])} *"
             if _electricity_alone(row)
-            else _dollars(row["job_cost_usd"]),
+            else render.dollars(row["job_cost_usd"]),
             "pareto_text": "both" if len(row["pareto"]) == 2 else "".join(row["pareto"]),
         }
         for row in found
@@ -228,9 +228,7 @@ def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _interval(row: Mapping[str, Any], key: str, decimals: int) -> str:
-    ends = (row[key], row[f"{key}_low"], row[f"{key}_high"])
-    middle, low, high = (f"{end:,.{decimals}f}" for end in ends)
-    return f"{middle} [{low}, {high}]"
+    return render.interval(row[key], row[f"{key}_low"], row[f"{key}_high"], decimals)
 
 
 def _hours(row: Mapping[str, Any]) -> str:
@@ -238,8 +236,8 @@ def _hours(row: Mapping[str, Any]) -> str:
     ends = [row["job_hours"], row["job_hours_low"], row["job_hours_high"]]
     unit, scale = ("h", 1.0) if ends[0] >= 1 else ("min", 60.0)
     decimals = 1 if ends[0] * scale < 100 else 0
-    middle, low, high = (f"{end * scale:,.{decimals}f}" for end in ends)
-    return f"{middle} {unit} [{low}, {high}]"
+    middle, low, high = (end * scale for end in ends)
+    return render.interval(middle, low, high, decimals, unit)
 
 
 def price_text(row: Mapping[str, Any], *, mixed: bool = False) -> str | None:
@@ -248,13 +246,7 @@ def price_text(row: Mapping[str, Any], *, mixed: bool = False) -> str | None:
         return None
     kind = "launch" if row["price_kind"] == "launch" else "given"
     when = f"{kind} {row['price_date'] or ''}".rstrip() if mixed else row["price_date"]
-    return ", ".join(filter(None, (_dollars(row["price_usd"]), when)))
-
-
-def _dollars(value: float) -> str:
-    if value >= 100:
-        return f"${value:,.0f}"
-    return f"${value:.2f}" if value >= 0.1 else f"${render.number(value, 2)}"
+    return ", ".join(filter(None, (render.dollars(row["price_usd"]), when)))
 
 
 SCORES = (
@@ -327,7 +319,7 @@ def sentence(answer: Answer) -> str:
     option = answer.options[winner.name]
     total = _total(winner)
     several = f"{answer.question.count} × " if answer.question.count > 1 else ""
-    score = f"score {total.value:.0f} [{total.low:.0f}, {total.high:.0f}]"
+    score = f"score {render.interval(total.value, total.low, total.high)}"
     head = f"{several}{label(winner.name)} for {_subject(answer)}: {score}{_lead(answer)}."
     usable = option.card.usable_bytes / GIB
     each = " on each card" if answer.question.count > 1 else ""
@@ -357,19 +349,14 @@ def _taught(answer: Answer) -> list[str]:
     files = {row.get("file") for row in answer.question.rows}
     if not files and not answer.question.files:
         return []
-    given = counted(answer.question.files or len(files), "result file")
+    given = render.count(answer.question.files or len(files), "result file")
     if not answer.taught:
         why = (
             "processors and simulated cards don't count, nor do cards that the catalogue lacks, "
             "failed cases and rates above a card's peak"
         )
         return [f"{given}, no usable rows: {why}."]
-    return [f"{given}: {answer.taught} of {counted(len(answer.question.rows), 'row')} count."]
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 card``, ``2 cards``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return [f"{given}: {answer.taught} of {render.count(len(answer.question.rows), 'row')} count."]
 
 
 def _total(one: Score) -> Estimate:
@@ -425,7 +412,11 @@ def _tie(answer: Answer) -> str:
 
 def _price(answer: Answer, one: Score) -> str:
     price = answer.options[one.name].price
-    return _dollars(price.usd) + f" ({price.kind} {price.date})".replace(" )", ")") if price else ""
+    return (
+        render.dollars(price.usd) + f" ({price.kind} {price.date})".replace(" )", ")")
+        if price
+        else ""
+    )
 
 
 def _names(names: Sequence[str]) -> str:
@@ -447,7 +438,7 @@ def _nothing(answer: Answer) -> Iterator[str]:
     if answer.unwished:
         yield (
             f"The wish for {answer.question.card_bytes / GIB:.4g} GiB (--min-memory) is the cause, "
-            f"not the job: without it {counted(answer.unwished, 'card')} would pass."
+            f"not the job: without it {render.count(answer.unwished, 'card')} would pass."
         )
         return
     only_memory = any({bar.kind for bar in bars} == {"memory"} for _, bars in answer.ranking.barred)
@@ -481,7 +472,9 @@ def way_text(way: Way, answer: Answer) -> str:
     if before and after and after.batch < before.batch:
         cards = f", on {way.counts} cards with --count {way.counts}" if way.counts else ""
         smaller = f", at batch {after.batch} (--batch {after.batch}{cards})"
-    return f"{way.said}{smaller}: {way.need_bytes / GIB:.1f} GiB, {counted(way.passing, 'card')}"
+    return (
+        f"{way.said}{smaller}: {way.need_bytes / GIB:.1f} GiB, {render.count(way.passing, 'card')}"
+    )
 
 
 def _apart(answer: Answer) -> Iterator[str]:
@@ -491,8 +484,8 @@ def _apart(answer: Answer) -> Iterator[str]:
         return
     lacking = " and ".join(apart[0].without)
     yield (
-        f"Set apart, not ranked with the others: {counted(len(apart), 'card')} without a known "
-        f"price, so without {lacking}. --prices gives one."
+        f"Set apart, not ranked with the others: {render.count(len(apart), 'card')} without a "
+        f"known price, so without {lacking}. --prices gives one."
     )
     weights = answer.question.profile.weights
     kept = [part for part in PARTS if weights.get(part) and part not in apart[0].without]
@@ -512,7 +505,7 @@ def _excluded(answer: Answer) -> Iterator[str]:
         groups.setdefault(bars[0].kind, []).append((candidate.name, bars[0].reason))
     if groups:
         total = sum(map(len, groups.values()))
-        looked = counted(len(answer.options), "card")
+        looked = render.count(len(answer.options), "card")
         yield f"Excluded: {total} of {looked} (all with --format json)."
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
@@ -554,11 +547,11 @@ def change_text(change: Change, answer: Answer) -> str:
         other = change.what != change.winner
         whose = f"{label(change.what)} cost" if other else "it cost"
         return (
-            f"{winner} would win if {whose} {_dollars(change.after)} instead of "
-            f"{_dollars(change.before)} ({percent:+.0f} %)"
+            f"{winner} would win if {whose} {render.dollars(change.after)} instead of "
+            f"{render.dollars(change.before)} ({percent:+.0f} %)"
         )
     if change.kind == "limit":
-        return f"with a price limit of {_dollars(change.after)}, {winner} would win"
+        return f"with a price limit of {render.dollars(change.after)}, {winner} would win"
     more = (change.after - change.before) / GIB
     what = "the job" if answer.question.job else "a case"
     by = f"more than {more:.1f} GiB more" if more > 0 else f"{-more:.1f} GiB less"
@@ -611,4 +604,6 @@ def _whose_prices(answer: Answer) -> str:
     if not given:
         return f"Prices are {at_launch} (--prices FILE gives others)."
     files = ", ".join(sorted({price.kind for price in given.values()}))
-    return f"{counted(len(given), 'card')} at the price in {files}; the others have {at_launch}."
+    return (
+        f"{render.count(len(given), 'card')} at the price in {files}; the others have {at_launch}."
+    )

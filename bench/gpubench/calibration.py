@@ -21,8 +21,9 @@ from typing import Any
 import pandas as pd
 
 from gpubench import plugins, render, stats
-from gpubench.compare import IDENTITY, MIN_EFFECT, units
+from gpubench.compare import MIN_EFFECT, units
 from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
+from gpubench.record import IDENTITY
 from gpubench.render import Column
 
 Floor = Callable[[Mapping[Hashable, Any]], float]

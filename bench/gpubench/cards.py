@@ -24,6 +24,17 @@ GIB = 2**30
 FIRST_CAPABILITY = {"tf32": (8, 0), "bf16": (8, 0), "fp8": (8, 9), "int8": (6, 1), "fp16": (5, 3)}
 _FIRST_NAME = {"tf32": "Ampere", "bf16": "Ampere", "fp8": "Ada", "int8": "Pascal", "fp16": "Pascal"}
 
+# First CUDA with code for a compute capability, from Ampere on (release notes of CUDA 11.0, 11.1,
+# 11.8 and 12.8); those before it came with CUDA 10 at the latest.
+FIRST_CUDA = {
+    "8.0": (11, 0),
+    "8.6": (11, 1),
+    "8.9": (11, 8),
+    "9.0": (11, 8),
+    "10.0": (12, 8),
+    "12.0": (12, 8),
+}
+
 #: below so many operations per byte every device waits for memory
 MEMORY_BOUND_INTENSITY = 4.0
 #: a rate above the peak by more than this can't be: clocks boost above the reference by less
@@ -41,6 +52,9 @@ NOMINAL_LAUNCH_S = 5e-6
 # 24 (L4), 44.3 of 48 (A40).
 USABLE_SHARE = 0.975
 USABLE_SHARE_INLINE_ECC = 0.91
+# The driver's context with PyTorch's kernels loaded as needed: "around 400MB" since CUDA 11.7,
+# pytorch/pytorch issue 109888 (published).
+CONTEXT_BYTES = 400e6
 
 # Ids that a message lists where a name is that of several cards.
 MOST_NAMED = 8
@@ -87,6 +101,10 @@ class Card:
     def usable_bytes(self) -> float:
         """Memory that programs can have: the card's, less what the driver keeps back."""
         return self.memory_bytes * (USABLE_SHARE_INLINE_ECC if self.inline_ecc else USABLE_SHARE)
+
+    def fits(self, footprint_bytes: float) -> bool:
+        """Whether a program's data of that size has room beside CUDA's context."""
+        return footprint_bytes + CONTEXT_BYTES <= self.usable_bytes
 
     def peak_flops(self, precision: str) -> float | None:
         """Dense peak in FLOP/s of products in ``precision``; None where the card lacks it."""

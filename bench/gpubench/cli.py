@@ -130,7 +130,7 @@ def complain(error: errors.GpubenchError) -> None:
 
 def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:
     """A dependency that is not installed; anything else is a bug and raised again."""
-    extras = {"torch": "run", "transformers": "run", "ray": "fleet", "pytest_benchmark": "pytest"}
+    extras = {"torch": "run", "transformers": "run", "pytest_benchmark": "pytest"}
     name = (error.name or "").partition(".")[0]
     if not name or name == "gpubench":
         raise error

@@ -17,6 +17,7 @@ import pandas as pd
 from gpubench import render, stats
 from gpubench.errors import UsageError
 from gpubench.names import case_labels, natural
+from gpubench.record import IDENTITY
 from gpubench.render import Column
 from gpubench.table import is_memory_bound, marked, under_heading
 
@@ -25,8 +26,6 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 AXES = ("card", "run", "torch", "driver")
 #: what counts as no difference, on a machine whose own noise was never measured
 MIN_EFFECT = 0.01
-#: what two results have to share before a ratio of them means anything
-IDENTITY = ("workload_version", "workload_hash", "timer", "cold_by", "provenance")
 #: what all trials of one side have to share
 POOLED = ("torch", "driver", "card_id")
 #: two processes may agree by chance, and their spread then says far too little
@@ -127,7 +126,7 @@ def compare(
         min_effect: relative difference below which two results count as the same, or what gives
             it for a row of the frame (`calibration.Calibration.floor`).
         paired: the sides ran in turns, so that trials of one number are neighbours in time.
-        may_differ: columns of IDENTITY that are themselves what is compared.
+        may_differ: columns of `record.IDENTITY` that are themselves what is compared.
 
     Raises:
         UsageError: there is one side only, or no side has such a label.

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from gpubench import render, stats, table
-from gpubench.compare import IDENTITY, MIN_EFFECT, Judgement, judge, show_speedup
+from gpubench.compare import MIN_EFFECT, Judgement, judge, show_speedup
 from gpubench.errors import EnvironmentRefused, UsageError
 from gpubench.names import case_labels, natural
+from gpubench.record import IDENTITY
 from gpubench.render import Column
 from gpubench.series import SUMMED
 
@@ -37,9 +38,8 @@ PENALTY = 3.0
 _Item = TypeVar("_Item")
 MACHINE = ("host_hash", "device_uuid_hash", "card_id")
 CASE = ("case_id", "cache")
-SOURCE = ("workload_version", "workload_hash")
 #: what all runs of a series share; new source of a workload begins a new one
-SERIES = (*MACHINE, *CASE, *dict.fromkeys((*SOURCE, *IDENTITY)))
+SERIES = (*MACHINE, *CASE, *IDENTITY)
 #: what may explain a change
 FACTS = (
     Column("commit", "commit", lambda commit: _short(str(commit))),
@@ -372,17 +372,13 @@ def conclusions(found: Sequence[History], frame: pd.DataFrame) -> list[str]:
     kinds = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
     steady = [history for history in long if not history.changes]
     lines = [
-        f"changes in {_cases(len(moved))} {_over(moved)}: {kinds}" if moved else None,
-        f"{_cases(len(steady))} without a change {_over(steady)}" if steady else None,
+        f"changes in {render.count(len(moved), 'case')} {_over(moved)}: {kinds}" if moved else None,
+        f"{render.count(len(steady), 'case')} without a change {_over(steady)}" if steady else None,
         *_too_short([history for history in found if len(history.runs) < FEWEST_RUNS]),
         _begun_anew(found),
         _undated(frame),
     ]
     return [line for line in lines if line] or ["no case has a result"]
-
-
-def _cases(count: int) -> str:
-    return f"{count} case" if count == 1 else f"{count} cases"
 
 
 def _over(some: Sequence[History]) -> str:
@@ -394,9 +390,10 @@ def _too_short(short: Sequence[History]) -> list[str]:
     if not short:
         return []
     had = max(len(history.runs) for history in short)
+    cases = render.count(len(short), "case")
     needed = f"{FEWEST_RUNS} runs on, {FEWEST_BESIDE} before it and {FEWEST_BESIDE} after"
     lines = [
-        f"{_cases(len(short))} with too few runs, {had} at most: a change can be told from {needed}"
+        f"{cases} with too few runs, {had} at most: a change can be told from {needed}",
     ]
     machines = {str(history.case["host_hash"]) for history in short}
     if len(machines) > 1:
@@ -408,12 +405,12 @@ def _too_short(short: Sequence[History]) -> list[str]:
 
 
 def _begun_anew(found: Sequence[History]) -> str | None:
-    where = [key for key in SERIES if key not in SOURCE]
+    where = [key for key in SERIES if not key.startswith("workload_")]
     series = Counter(tuple(str(history.case[key]) for key in where) for history in found)
     anew = sum(count > 1 for count in series.values())
     if not anew:
         return None
-    return f"{_cases(anew)} begun anew where the workload's own source changed"
+    return f"{render.count(anew, 'case')} begun anew where the workload's own source changed"
 
 
 def _undated(frame: pd.DataFrame) -> str | None:

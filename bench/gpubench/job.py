@@ -8,6 +8,7 @@ Needs nothing but the standard library, and no card.
 
 from dataclasses import dataclass, replace
 
+from gpubench.cards import CONTEXT_BYTES
 from gpubench.errors import UsageError, unknown_name
 from gpubench.transformer import Transformer, all_models, get_model
 from gpubench.workload import Work
@@ -27,9 +28,6 @@ OPTIMIZER_WORKSPACE = {"adamw": 4.0, "adamw8bit": 0.0, "sgd": 0.0}
 # (Dettmers et al. 2023, arXiv:2305.14314, section 3).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 MASTER = 4  # bytes of a float32 weight, gradient or sum
-# The driver's context with PyTorch's kernels loaded as needed: "around 400MB" since CUDA 11.7,
-# pytorch/pytorch issue 109888 (published).
-CONTEXT_BYTES = 400e6
 # What the caching allocator rounds up and can't use: assumed.
 RESERVE_SHARE = 0.05
 LARGEST_BATCH = 2**20

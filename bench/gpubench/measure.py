@@ -170,20 +170,11 @@ def measure_step(
     run_check(prepared)
     with _garbage_collector_off():
         device.reset_peak_memory()  # neither the check's reference nor the last case's model
-        peak = device.peak_memory_bytes()
-        if cache == "cold" and peak is not None:  # copies count as well, which no user of it has
-            _elapsed(device, prepared.step)
-            peak = device.peak_memory_bytes()
+        peak = _peak_without_copies(device, prepared.step) if cache == "cold" else None
         launch = _launch(device, prepared, cache, rule, work)
         warmup_s, step_s, settled = _warm(device, launch, rule)
-        timer_s = device.timer_cost_s()
-        least_s = TIMER_MULTIPLE * timer_s
-        call_s = max(step_s * launch.each, 1e-9)
-        # After a flush only one step is cold; copies that take turns stay cold for any number.
-        # A tenth more than needed: the samples may come out shorter than the warm-up said.
-        inner = 1 if launch.flushed else max(1, math.ceil(1.1 * least_s / call_s))
-        if not launch.flushed:  # so that the most samples there may be last long enough
-            inner = max(inner, math.ceil(2 * rule.sustain_s / (MOST_SAMPLES * call_s)))
+        least_s = TIMER_MULTIPLE * device.timer_cost_s()
+        inner = _calls_per_sample(launch, step_s, least_s, rule)
         with Telemetry(device) as telemetry:
             samples, stop = _sample(device, launch, step_s, rule, inner)
         if prepared.waits:
@@ -253,6 +244,29 @@ def _launch(device: Device, prepared: Prepared, cache: Cache, rule: StopRule, wo
         cold_by=cold_by,
         note=note,
     )
+
+
+def _peak_without_copies(device: Device, step: Step) -> int | None:
+    """Memory of one more step, before there are copies for a cold cache, which no user has."""
+    if device.peak_memory_bytes() is None:
+        return None
+    _elapsed(device, step)
+    return device.peak_memory_bytes()
+
+
+def _calls_per_sample(launch: Launch, step_s: float, least_s: float, rule: StopRule) -> int:
+    """How many calls one sample has to hold: after a flush only one step is cold.
+
+    Copies that take turns stay cold for any number.
+    """
+    if launch.flushed:
+        return 1
+    call_s = max(step_s * launch.each, 1e-9)
+    # A tenth more than needed: the samples may come out shorter than the warm-up said. And so many
+    # that the most samples there may be last long enough.
+    by_timer = math.ceil(1.1 * least_s / call_s)
+    by_time = math.ceil(2 * rule.sustain_s / (MOST_SAMPLES * call_s))
+    return max(1, by_timer, by_time)
 
 
 def _in_turn(steps: Sequence[Step]) -> Step:

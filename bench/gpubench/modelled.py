@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpubench import names, render
-from gpubench.cards import MEMORY_BOUND_INTENSITY, Card, unsupported_precision
+from gpubench.cards import CONTEXT_BYTES, MEMORY_BOUND_INTENSITY, Card, unsupported_precision
 from gpubench.evidence import operation_of
-from gpubench.job import CONTEXT_BYTES
 from gpubench.predict import Predictor
 from gpubench.render import Column
 from gpubench.suite import Suite
@@ -46,14 +45,15 @@ def _row(card: Card, case: Case, work: Work | None, predictor: Predictor) -> dic
         return row | {"status": "unsupported", "reason": "its work is only known once it runs"}
     if work.footprint is not None:
         row["footprint_bytes"] = work.footprint
-        row["fits_memory"] = work.footprint + CONTEXT_BYTES <= card.usable_bytes
+        row["fits_memory"] = card.fits(work.footprint)
     precision = case.precision or "fp32"
     if reason := unsupported_precision(card.capability, precision):
         return row | {"status": "unsupported", "reason": reason}
     if precision not in card.peaks:
         return row | {"status": "unsupported", "reason": f"its {precision} rate is not known"}
     if work.footprint is not None and not row["fits_memory"]:
-        need, have = (render.gibibytes(size) for size in (work.footprint, card.usable_bytes))
+        sizes = (work.footprint + CONTEXT_BYTES, card.usable_bytes)  # what `Card.fits` compares
+        need, have = map(render.gibibytes, sizes)
         return row | {"status": "oom", "reason": f"needs about {need} of {have} usable"}
     operation, launches = operation_of(case.workload, params)
     found = predictor.step(

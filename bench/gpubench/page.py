@@ -84,15 +84,10 @@ def code(line: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(line))
 
 
-def count(number: int, noun: str) -> str:
-    """``1 case``, ``2 cases``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def folded(items: Sequence[str], noun: str) -> str:
     """A list that opens on demand, without any script."""
     listed = escape("; ".join(items))
-    return f"<details><summary>{count(len(items), noun)}</summary>{listed}</details>"
+    return f"<details><summary>{render.count(len(items), noun)}</summary>{listed}</details>"
 
 
 def badge(provenance: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from gpubench import evidence, render, table
-from gpubench.cards import Card, catalogue
+from gpubench.cards import FIRST_CUDA, Card, catalogue
 from gpubench.errors import UsageError
 from gpubench.predict import Predictor
 from gpubench.render import Column
@@ -27,15 +27,6 @@ POWER_LIMIT_SHARE = 0.97
 CLOCK_SHARE = 0.9
 #: NVIDIA's GeForce cards hold their clocks down from 83 °C on
 HOT_C = 83.0
-#: first CUDA with code for a compute capability (release notes of CUDA 11.0, 11.1, 11.8 and 12.8)
-FIRST_CUDA = {
-    "8.0": (11, 0),
-    "8.6": (11, 1),
-    "8.9": (11, 8),
-    "9.0": (11, 8),
-    "10.0": (12, 8),
-    "12.0": (12, 8),
-}
 FLAGGED = {
     "throttled_power": "the driver held the clocks down at the power limit",
     "throttled_thermal": "the chip was too hot: cooling, dust, fans",
@@ -84,11 +75,7 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
 
 
 def _key(row: Mapping[Hashable, Any] | Row) -> tuple[str, ...]:
-    def text(name: str) -> str:
-        value = row[name]
-        return "" if render.missing(value) else str(value)
-
-    return tuple(text(name) for name in (*table.INDEX, "cache", *table.SAME))
+    return table.as_text(row, (*table.INDEX, "cache", *table.SAME))
 
 
 def _expectation(
@@ -200,11 +187,14 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         lines.append(
             f"{render.clean(card)}: {PLACEMENTS[placement]}, at {render.percent(share)} of the "
             f"predicted speed, which is sure to a factor of {render.number(sure)} "
-            f"({_cases(len(own))}: {parts})"
+            f"({render.count(len(own), 'case')}: {parts})"
         )
         causes = Counter(text for row in own for text in row["checks"])
         word = "check" if placement == "low" else "seen"
-        lines += [f"  {word}: {text} ({n} of {_cases(len(own))})" for text, n in causes.items()]
+        lines += [
+            f"  {word}: {text} ({n} of {render.count(len(own), 'case')})"
+            for text, n in causes.items()
+        ]
         if placement == "low" and not causes:
             lines.append(f"  check: {NO_CAUSE}")
     return lines + _unplaced(rows)
@@ -217,17 +207,14 @@ PLACEMENTS = {
 }
 
 
-def _cases(count: int) -> str:
-    return "1 case" if count == 1 else f"{count} cases"
-
-
 def _unplaced(rows: Sequence[Row]) -> list[str]:
     reasons = Counter(
         (str(row["card"]), row["placement_reason"]) for row in rows if row["placement_reason"]
     )
     return [
-        f"{render.clean(card)}: nothing is expected of {_cases(count)}: {render.clean(reason)}"
-        for (card, reason), count in reasons.items()
+        f"{render.clean(card)}: nothing is expected of {render.count(number, 'case')}: "
+        f"{render.clean(reason)}"
+        for (card, reason), number in reasons.items()
     ]
 
 

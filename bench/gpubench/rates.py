@@ -1,7 +1,7 @@
 """What result files say of cards' rates, with errors: which rows may stand in a score at all.
 
 A failed trial, a wrong result, a rate above the peak leave a case without a number whatever other
-trials gave; virtual and published rows are not there at all.
+trials gave; rows that were not measured are not there at all, whatever their file calls them.
 """
 
 import math
@@ -22,9 +22,7 @@ CARD_SPREAD = 0.08 * math.sqrt(math.pi) / 2
 DRAW_SPREAD = math.log(1 / 0.76)
 #: And one of each card: those short of power run at their limit, others below it. An assumption.
 OWN_DRAW_SPREAD = DRAW_SPREAD / 2
-#: origins whose numbers may stand in a score; published ones don't carry across software
-SCORED_ORIGINS = ("measured", "modelled")
-#: what rows have to share to be one thing: see `compare.IDENTITY`
+#: what rows have to share to be one thing: see `record.IDENTITY`
 VARIANT = ("cache", "workload_version", "workload_hash", "timer", "cold_by")
 
 
@@ -34,7 +32,6 @@ class Measurement:
 
     card_id: str
     card: str
-    provenance: str
     rates: Mapping[str, Estimate]
     watts: Mapping[str, Estimate]
     gaps: Mapping[str, str]
@@ -51,13 +48,13 @@ def measurements(
     wanted = [
         row
         for row in rows
-        if row["case_id"] in cases and row["provenance"] in SCORED_ORIGINS and row["card_id"]
+        if row["case_id"] in cases and row["provenance"] == "measured" and row["card_id"]
     ]
     chosen = _variants(wanted)
-    cards: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    cards: dict[str, list[Mapping[Any, Any]]] = {}
     for row in wanted:
-        cards.setdefault((str(row["card_id"]), str(row["provenance"])), []).append(row)
-    return [_measurement(key, own, cases, chosen) for key, own in sorted(cards.items())]
+        cards.setdefault(str(row["card_id"]), []).append(row)
+    return [_measurement(card_id, own, cases, chosen) for card_id, own in sorted(cards.items())]
 
 
 def _variants(rows: Sequence[Mapping[Any, Any]]) -> dict[str, tuple[str, ...]]:
@@ -80,12 +77,11 @@ def _variant(row: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def _measurement(
-    key: tuple[str, str],
+    card_id: str,
     rows: Sequence[Mapping[Any, Any]],
     cases: Mapping[str, float],
     chosen: Mapping[str, tuple[str, ...]],
 ) -> Measurement:
-    card_id, provenance = key
     rates, watts, gaps = {}, {}, {}
     for case_id in cases:
         own = [row for row in rows if row["case_id"] == case_id]
@@ -99,22 +95,16 @@ def _measurement(
             gaps[case_id] = "measured as another variant than the other cards: see `compare`"
             continue
         counted = newest(alike)
-        rates[case_id] = _rate(counted, f"{card_id} {provenance}", case_id)
+        rates[case_id] = _rate(counted, card_id, case_id)
         if drawn := _draw(counted):
             watts[case_id] = drawn
     name = str(rows[-1]["card"] or card_id)
-    return Measurement(card_id, name, provenance, rates, watts, gaps)
+    return Measurement(card_id, name, rates, watts, gaps)
 
 
 def _rate(rows: Sequence[Mapping[Any, Any]], name: str, case_id: str) -> Estimate:
-    """Steps a second over the trials, with the errors of measuring and of choosing a specimen.
-
-    What was modelled has its model's error, and that for all cases of a card alike.
-    """
+    """Steps a second over the trials, with the errors of measuring and of choosing a specimen."""
     logs = [-math.log(row["median_s"]) for row in rows]
-    if rows[0]["provenance"] == "modelled":
-        reach = max(math.log(row["high_s"] / row["low_s"]) / 2 for row in rows)
-        return Estimate(math.fsum(logs) / len(logs), {f"model of {name}": reach / REACH80})
     if len(logs) > 1:
         noise = stats.mean_half_width(logs, 0.80) / REACH80 if len(set(logs)) > 1 else 0.0
     else:  # of one process only its own 95 % interval is known

@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from gpubench import prices, scaling, score, sensitivity, stack
-from gpubench.cards import Card, catalogue, named, unsupported_precision
+from gpubench.cards import CONTEXT_BYTES, Card, catalogue, named, unsupported_precision
 from gpubench.errors import UsageError
 from gpubench.estimate import Estimate
 from gpubench.evidence import measured, operation_of
-from gpubench.job import CONTEXT_BYTES, Job
+from gpubench.job import Job
 from gpubench.predict import Predictor
 from gpubench.prices import Price
 from gpubench.profile import Profile
@@ -338,7 +338,7 @@ def _measured(question: Question) -> dict[str, Measurement]:
     if question.job or not question.rows:
         return {}
     found = measurements(question.rows, question.profile.cases)
-    return {one.card_id: one for one in found if one.provenance == "measured"}
+    return {one.card_id: one for one in found}
 
 
 def _candidate(

@@ -14,6 +14,9 @@ SCHEMA_VERSION = 1
 Status = Literal["ok", "failed", "wrong", "oom", "timeout", "crashed", "unsupported"]
 #: statuses of a case that should have worked and did not
 FAILURES = ("failed", "wrong", "oom", "timeout", "crashed")
+#: what two results have to share, beside case and cache, before they are of one thing: neither a
+#: ratio of them nor a median over both means anything otherwise
+IDENTITY = ("workload_version", "workload_hash", "timer", "cold_by", "provenance")
 #: in the name of a card that tests put in a real one's place; what it gives is no measurement
 NOT_REAL = "(not real)"
 

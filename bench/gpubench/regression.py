@@ -21,11 +21,11 @@ from gpubench.compare import (
     withheld,
 )
 from gpubench.exchange import Benchmark, benchmarks
-from gpubench.record import Record
+from gpubench.record import IDENTITY, Record
 from gpubench.render import Column
 
 #: what two measurements of a test have to share; its source is what is compared
-IDENTITY = ("card_id", "timer", "cache", "provenance")
+SHARED = ("card_id", "cache", *(name for name in IDENTITY if not name.startswith("workload_")))
 #: what a witness has to share to be the same step on both sides
 WITNESS_IDENTITY = ("gpubench_version", "torch", "threads")
 
@@ -129,7 +129,7 @@ def _judge(
         return Judgement("incomparable", reason), detail
     if not before:
         return Judgement("incomparable", "differs"), "saved by `benchmark`, not `gpu_benchmark`"
-    for column in IDENTITY:
+    for column in SHARED:
         old = {str(getattr(row, column)) for benchmark in saved for row in benchmark.trials}
         new = {str(getattr(row, column)) for row in test.trials}
         if len(old | new) > 1:

@@ -108,6 +108,24 @@ def ratio(estimate: float | None, low: float, high: float) -> str:
     return f"{estimate:.3f} [{bounds}]"
 
 
+def interval(estimate: float, low: float, high: float, decimals: int = 0, unit: str = "") -> str:
+    """``111 [92, 135]``, ``10.5 h [6.2, 17.7]``: all three with as many decimals."""
+    middle, least, most = (f"{end:,.{decimals}f}" for end in (estimate, low, high))
+    return f"{middle}{f' {unit}' if unit else ''} [{least}, {most}]"
+
+
+def dollars(value: float) -> str:
+    """``$1,499``, ``$2.83``, ``$0.012``: cents below a hundred, two digits below a dime."""
+    if value >= 100:
+        return f"${value:,.0f}"
+    return f"${value:.2f}" if value >= 0.1 else f"${number(value, 2)}"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 card``, ``2 cards``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def plus_minus(value: float) -> str:
     """A relative half-width: ``±1.2 %``; infinite is unknown."""
     return f"±{number(100 * value, 2)} %" if math.isfinite(value) else "±?"

@@ -20,7 +20,7 @@ from gpubench import calibration, compare, history, page, plugins, render, score
 from gpubench.errors import CannotWrite, UsageError
 from gpubench.history import History
 from gpubench.names import case_labels, natural
-from gpubench.page import Section, count, escape
+from gpubench.page import Section, escape
 from gpubench.profile import DEFAULT, PROFILE, Profile, load_profile
 from gpubench.record import FAILURES
 from gpubench.render import Column
@@ -188,15 +188,15 @@ def _lead(series: Sequence[Series]) -> str:
     cases = len({(row["case_id"], row["cache"]) for one in series for row in one.rows})
     cards = len({one.card for one in series})
     return (
-        f"What {count(cards, 'card')} did in {count(cases, 'case')}: how fast, how surely, and "
-        "what did not work. Every number comes from the result files and is listed, with where and "
-        "how it was measured, in the tables below."
+        f"What {render.count(cards, 'card')} did in {render.count(cases, 'case')}: how fast, how "
+        "surely, and what did not work. Every number comes from the result files and is listed, "
+        "with where and how it was measured, in the tables below."
     )
 
 
 def _facts(frame: pd.DataFrame) -> str:
     files = list(dict.fromkeys(map(str, frame["file"])))
-    counts = (count(frame["run_id"].nunique(), "run"), count(len(frame), "row"))
+    counts = (render.count(frame["run_id"].nunique(), "run"), render.count(len(frame), "row"))
     facts = escape(" · ".join([*counts, f"as of {_as_of(frame)}"]))
     return f"{facts} · {page.folded(files, 'file')}"
 
@@ -228,7 +228,7 @@ def _banner(frame: pd.DataFrame) -> str:
         "of unknown origin" if render.missing(x) else str(x) for x in frame["provenance"]
     )
     lines = [
-        f"<strong>{number} of {count(len(frame), 'row')} {'is' if number == 1 else 'are'} "
+        f"<strong>{number} of {render.count(len(frame), 'row')} {'is' if number == 1 else 'are'} "
         f"{escape(origin)}</strong>, {escape(ORIGINS.get(origin, 'and not measured'))}."
         for origin, number in sorted(origins.items())
         if origin != "measured"
@@ -262,7 +262,7 @@ def _tile(one: Series) -> str:
     kinds = Counter("failed" if row["status"] in FAILURES else row["status"] for row in one.rows)
     parts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("ok", "failed", "unsupported"))
     flagged = sum(1 for row in one.rows if row["flags"])
-    doubts = f" {count(flagged, 'result')} with flags." if flagged else ""
+    doubts = f" {render.count(flagged, 'result')} with flags." if flagged else ""
     best = "".join(
         f"<dt>{escape(table.show_throughput(row))}</dt><dd>{escape(text)}</dd>"
         for text, row in _highlights(one)
@@ -271,7 +271,7 @@ def _tile(one: Series) -> str:
         f'<article class="tile{" simulated" if one.simulated else ""}" '
         f'style="--series: {one.color}">\n'
         f"<h3>{escape(one.label)}</h3>\n<p>{page.badge(one.provenance)}</p>\n"
-        f"<p>{count(len(one.rows), 'case')}: {escape(parts)}.{doubts}</p>\n"
+        f"<p>{render.count(len(one.rows), 'case')}: {escape(parts)}.{doubts}</p>\n"
         f"<p>{escape(_trials(one))}</p>\n{f'<dl>{best}</dl>' if best else ''}\n</article>\n"
     )
 
@@ -319,7 +319,7 @@ def _score(frame: pd.DataFrame, profile: Profile) -> str:
         [
             f'<p class="caption">{escape(intro)}</p>',
             *(f"<p>{page.code(line)}</p>" for line in scoreboard.conclusions(results)),
-            page.rows_table(scoreboard.rows_of(results), [*scoreboard.COLUMNS, ORIGIN]),
+            page.rows_table(scoreboard.rows_of(results), scoreboard.COLUMNS),
         ]
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpubench import render
 from gpubench.cards import GIB, catalogue, unsupported_precision
 from gpubench.estimate import Estimate, geometric_mean
 from gpubench.profile import PARTS, Profile
@@ -155,11 +156,12 @@ def _lacks(candidate: Candidate, precision: str) -> str:
 def _price_bars(candidate: Candidate, needs: Needs) -> Iterable[Bar]:
     if needs.price_limit is None:
         return
+    limit = render.dollars(needs.price_limit)
     if candidate.price_usd is None:
-        yield Bar("price", f"no known price to hold against the limit of {needs.price_limit:,.0f}")
+        yield Bar("price", f"no known price to hold against the limit of {limit}")
     elif candidate.price_usd > needs.price_limit:
-        has = f"${candidate.price_usd:,.0f}"
-        yield Bar("price", f"costs {has}, the limit is ${needs.price_limit:,.0f}")
+        has = render.dollars(candidate.price_usd)
+        yield Bar("price", f"costs {has}, the limit is {limit}")
 
 
 def _gap_text(candidate: Candidate) -> str:
@@ -301,7 +303,7 @@ def of_results(rows: Sequence[Mapping[Any, Any]], profile: Profile) -> "Results"
     found = measurements(rows, profile.cases)
     candidates = [_of_measurement(one) for one in found]
     whole = [one for one in candidates if all(case in one.rates for case in profile.cases)]
-    own = f"{profile.reference.card_id} (measured)"
+    own = profile.reference.card_id
     reference = next((one for one in whole if one.name == own), whole[0] if whole else None)
     if reference is None:
         scores = [score(one, one, profile.weights, profile.cases) for one in candidates]
@@ -339,14 +341,14 @@ class Results:
 
 
 def _of_measurement(one: Measurement) -> Candidate:
-    """A candidate named after card and origin: a modelled one is another than a measured one."""
+    """A candidate named after its card."""
     card = catalogue().get(one.card_id)
     watts = dict(one.watts)
     if card is None:
-        return Candidate(f"{one.card_id} ({one.provenance})", one.rates, watts, one.gaps)
+        return Candidate(one.card_id, one.rates, watts, one.gaps)
     watts = {case: watts.get(case) or board_power(card) for case in one.rates}
     return Candidate(
-        name=f"{one.card_id} ({one.provenance})",
+        name=one.card_id,
         rates=one.rates,
         watts=watts,
         gaps=one.gaps,

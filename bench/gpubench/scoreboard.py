@@ -8,7 +8,6 @@ from gpubench.cards import catalogue
 from gpubench.profile import PARTS, Profile
 from gpubench.render import Column
 from gpubench.score import Results, Score
-from gpubench.table import marked
 
 COLUMNS = (
     Column("card", "card"),
@@ -30,16 +29,14 @@ def read(rows: Sequence[Mapping[Any, Any]], profile: Profile) -> Results | None:
 def rows_of(results: Results) -> list[dict[str, Any]]:
     """A row for each card: the ranked ones first, then those without a score, and why."""
     ranking = results.ranking
-    names = {f"{one.card_id} ({one.provenance})": one for one in results.found}
+    cards = {one.card_id: one.card for one in results.found}
     fronts = pareto(results)
     good = {one.name for one in ranking.as_good} if ranking.scored else set()
     found = []
     for one in (*ranking.scored, *ranking.apart, *results.incomplete):
-        measurement = names[one.name]
         row: dict[str, Any] = {
-            "card_id": measurement.card_id,
-            "card": marked(measurement.card, measurement.provenance),
-            "provenance": measurement.provenance,
+            "card_id": one.name,
+            "card": cards[one.name],
             "as_good_as_first": one.name in good if one in ranking.scored else None,
             **{part: one.parts[part].value if part in one.parts else None for part in PARTS},
             "cases_text": f"{one.present} of {one.cases}",
@@ -50,10 +47,10 @@ def rows_of(results: Results) -> list[dict[str, Any]]:
         }
         if one.total is not None:
             total = one.total
-            row["score_text"] = f"{total.value:.0f} [{total.low:.0f}, {total.high:.0f}]"
+            row["score_text"] = render.interval(total.value, total.low, total.high)
             if one in ranking.scored and ranking.scored[0].total is not None:
                 ratio = total / ranking.scored[0].total
-                row["ratio_text"] = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+                row["ratio_text"] = render.interval(ratio.value, ratio.low, ratio.high, 2)
         found.append(row)
     return found
 
@@ -72,9 +69,7 @@ def pareto(results: Results) -> dict[str, set[str]]:
     """Who is on the front of performance against launch price, and against board power."""
     scores = (*results.ranking.scored, *results.ranking.apart)
     speed = {one.name: one.parts["performance"].value for one in scores}
-    known = {
-        f"{one.card_id} ({one.provenance})": catalogue().get(one.card_id) for one in results.found
-    }
+    known = {name: catalogue().get(name) for name in speed}
     prices = {
         name: (gain, card.launch_price_usd)
         for name, gain in speed.items()
@@ -91,10 +86,7 @@ def conclusions(results: Results) -> list[str]:
         most = max((one.present for one in results.incomplete), default=0)
         wanted = f"no card has all {len(profile.cases)} cases of profile {profile.name}"
         return [f"no score: {wanted}; the most is {most}, and `gpubench run --suite full` has all"]
-    cards = {
-        f"{one.card_id} ({one.provenance})": render.clean(marked(one.card, one.provenance))
-        for one in results.found
-    }
+    cards = {one.card_id: render.clean(one.card) for one in results.found}
     names = [cards[one.name] for one in ranking.as_good]
     first = f"selection score, profile {profile.name}: {names[0]} leads"
     tied = f", and {', '.join(names[1:])} can't be told from it" if names[1:] else ""

@@ -16,13 +16,14 @@ import pandas as pd
 from gpubench import render, table
 from gpubench.cards import catalogue
 from gpubench.names import natural, shorten
+from gpubench.record import IDENTITY
 
 # After Okabe and Ito's palette for all kinds of colour vision: without black and yellow, which
 # vanish on a dark or on a light page, and with a lighter blue for the same reason.
 COLORS = ("#1F84C6", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A7F2E")
 CARD = ("architecture", "card", "provenance")
-# What `_with_variants` reads.
-VARIANT = ("workload_version", "workload_hash", "timer")
+# What only a result knows of itself, and how a case's name says it.
+TIMED = {"timer": "timer {}", "cold_by": "cold by {}"}
 # What else makes results of one card different things, and how a label says it.
 CONDITIONS = {
     "torch": "torch {}",
@@ -214,24 +215,26 @@ def _unit(row: dict[str, Any]) -> str:
 def _with_variants(frame: pd.DataFrame) -> pd.DataFrame:
     """What isn't the same thing gets a name of its own, so that it is neither pooled nor paired.
 
-    A workload that changed between two files is another case; two timers are another case where
-    one card was measured with both.
+    A workload that changed between two files is another case; two timers, or two ways to a cold
+    cache, are another case where one card was measured with both.
     """
-    rows = records(frame[[*CARD, *VARIANT, "case_id", "status"]])
+    columns = dict.fromkeys([*CARD, *IDENTITY, "case_id", "cache", "status"])
+    rows = records(frame[list(columns)])
     sources: dict[object, set[object]] = {}
-    timers: dict[object, set[object]] = {}
+    timed: dict[object, set[object]] = {}
     for row in rows:
         if row["status"] == "ok":
             sources.setdefault(row["case_id"], set()).add(_source(row))
-            timers.setdefault((_identity(row), row["case_id"]), set()).add(row["timer"])
+            for name in TIMED:
+                timed.setdefault(_where(row, name), set()).add(_known(row[name]))
     variants = [
         ", ".join(
             [
                 *([_source(row)] if len(sources.get(row["case_id"], ())) > 1 else []),
                 *(
-                    [f"timer {_known(row['timer'])}"]
-                    if len(timers.get((_identity(row), row["case_id"]), ())) > 1
-                    else []
+                    text.format(_known(row[name]))
+                    for name, text in TIMED.items()
+                    if len(timed.get(_where(row, name), ())) > 1
                 ),
             ]
         )
@@ -245,6 +248,10 @@ def _with_variants(frame: pd.DataFrame) -> pd.DataFrame:
         case_id=pd.Series(names, dtype=object, index=frame.index),
         variant=pd.Series(variants, dtype=object, index=frame.index),
     )
+
+
+def _where(row: Mapping[str, Any], name: str) -> tuple[object, ...]:
+    return (name, _identity(row), row["case_id"], row["cache"])
 
 
 def _source(row: Mapping[str, Any]) -> str:

@@ -15,11 +15,13 @@ import pyarrow as pa
 from gpubench import render, stats, store
 from gpubench.cards import ABOVE_PEAK, MEMORY_BOUND_INTENSITY, catalogue
 from gpubench.names import case_labels
-from gpubench.record import FAILURES
+from gpubench.record import FAILURES, IDENTITY
 from gpubench.render import Column
 
 #: what trials of one case have to share beside the case
-SAME = ["workload_version", "workload_hash", "provenance", "torch", "driver"]
+SAME = [*IDENTITY, "torch", "driver"]
+#: of these, what only a result knows of itself
+TIMED = ("timer", "cold_by")
 INDEX = ["architecture", "card", "workload", "case_id"]
 #: of the trials of a case, the median: seconds, and joules of a step
 MIDDLES = ("burst_s", "sustained_s", "energy_j")
@@ -166,12 +168,38 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     ``median_s`` is the median of the trials' medians. ``half_width`` is relative and of the 95 %
     interval: between trials where there are two or more (Student's t on the logarithms), within
     the one process otherwise; ``spread`` says which. A failed case keeps its row. Trials are of one
-    row only where card, code and software are the same.
+    row only where card, code, way of timing and software are the same.
     """
-    groups = frame.groupby([*INDEX, "cache", *SAME], sort=False, dropna=False)
+    groups = _timed_alike(frame).groupby([*INDEX, "cache", *SAME], sort=False, dropna=False)
     rows = [_summarise(group) for _, group in groups]
     columns = None if rows else [*INDEX, *SUMMARY]
     return pd.DataFrame(rows, columns=columns).set_index(INDEX).sort_index(kind="stable")
+
+
+def _timed_alike(frame: pd.DataFrame) -> pd.DataFrame:
+    """What has no result was not timed in any way: it counts among the trials that were."""
+    keys = [*INDEX, "cache", *(name for name in SAME if name not in TIMED)]
+    rows = frame[[*keys, *TIMED, "status"]].to_dict("records")
+    known: dict[tuple[str, ...], list[Any]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            known.setdefault(as_text(row, keys), [row[name] for name in TIMED])
+    timed = [
+        own if row["status"] == "ok" else known.get(as_text(row, keys), own)
+        for row in rows
+        for own in [[row[name] for name in TIMED]]
+    ]
+    return frame.assign(
+        **{
+            name: pd.Series([row[place] for row in timed], dtype=object, index=frame.index)
+            for place, name in enumerate(TIMED)
+        }
+    )
+
+
+def as_text(row: Mapping[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
+    """Cells that compare as equal where both are unknown."""
+    return tuple("" if render.missing(row[name]) else str(row[name]) for name in names)
 
 
 def _summarise(group: pd.DataFrame) -> dict[str, Any]:

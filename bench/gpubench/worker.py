@@ -6,6 +6,7 @@ whose last lines explain a death.
 """
 
 import gc
+import math
 import multiprocessing
 import os
 import signal
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from gpubench import environment
+from gpubench.cards import CONTEXT_BYTES, GIB, catalogue
 from gpubench.device import Device, open_device
 from gpubench.errors import CaseOutcome, EnvironmentRefused, GpubenchError
 from gpubench.measure import Measurement, StopRule, measure
 from gpubench.workload import Case, Work, get_workload
 
-# Allocators, contexts and the operating system need their share of the memory.
+# Of a device that the catalogue lacks: allocators, contexts and the system need their share.
 USABLE_MEMORY_SHARE = 0.8
 STARTUP_TIMEOUT_S = 180.0
 
@@ -212,14 +214,8 @@ def forecast(device: Device, case: Case, step_limit_s: float) -> Forecast:
 
 
 def _forecast(device: Device, case: Case, work: Work, step_limit_s: float) -> Forecast:
-    memory = device.info.memory_bytes
-    if memory and work.footprint and work.footprint > USABLE_MEMORY_SHARE * memory:
-        return Forecast(
-            None,
-            f"left out: it needs about {work.footprint / 2**30:.1f} GiB, more than "
-            f"{USABLE_MEMORY_SHARE:.0%} of the device's {memory / 2**30:.1f} GiB",
-            work,
-        )
+    if reason := _too_large(device, work.footprint or 0.0):
+        return Forecast(None, reason, work)
     step_s = device.expected_s(work, case.precision)
     if step_s is not None and step_s > step_limit_s:
         return Forecast(
@@ -229,6 +225,25 @@ def _forecast(device: Device, case: Case, work: Work, step_limit_s: float) -> Fo
             work,
         )
     return Forecast(step_s, None, work)
+
+
+def _too_large(device: Device, footprint: float) -> str | None:
+    """Why a case can't fit, by the limit that `predict` has where the card is known.
+
+    What is out of memory all the same costs a worker, and is a row that says so.
+    """
+    memory = device.info.memory_bytes
+    card = catalogue().get(device.info.card_id)
+    if card is None:
+        room = USABLE_MEMORY_SHARE * memory if memory else math.inf
+    else:
+        room = min(card.usable_bytes, memory or math.inf) - CONTEXT_BYTES
+    if footprint <= room:
+        return None
+    return (
+        f"left out: it needs about {footprint / GIB:.1f} GiB, and of the device's "
+        f"{(memory or room) / GIB:.1f} GiB there are {room / GIB:.1f} for it"
+    )
 
 
 def attempt(device: Device, case: Case, rule: StopRule) -> Outcome:

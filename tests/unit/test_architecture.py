@@ -1,6 +1,7 @@
 """The architecture of design and docs, held against the imports: data flows one way."""
 
 import ast
+import re
 import subprocess
 import sys
 from keyword import iskeyword
@@ -26,9 +27,9 @@ MAY_IMPORT = {
     "published": {"errors"},
     "stack": {"errors"},
     "transformer": {"plugins", "errors"},
-    "job": {"transformer", "workload", "errors"},
+    "job": {"transformer", "cards", "workload", "errors"},
     "record": set(),
-    "workload": {"plugins", "errors", "device"},
+    "workload": {"plugins", "errors"},
     "device": {"plugins", "errors", "workload"},
     "program": {"device", "errors", "stack"},
     "suite": {"plugins", "errors", "workload"},
@@ -36,22 +37,22 @@ MAY_IMPORT = {
     "measure": {"device", "workload", "stats", "telemetry", "errors"},
     "environment": {"plugins", "device", "errors", "__init__"},
     "store": {"record", "errors"},
-    "worker": {"device", "workload", "measure", "environment", "errors"},
+    "worker": {"cards", "device", "workload", "measure", "environment", "errors"},
     "run": {"suite", "device", "workload", "measure", "worker", "record", "store", "errors"},
     "names": {"render"},
     "table": {"record", "cards", "names", "render", "stats", "store"},
-    "compare": {"table", "names", "render", "stats", "errors"},
+    "compare": {"table", "record", "names", "render", "stats", "errors"},
     "placement": {"evidence", "predict", "table", "cards", "render", "stats", "errors"},
     "beside": {"published", "render", "stats"},
-    "calibration": {"plugins", "compare", "render", "stats", "errors"},
-    "history": {"series", "compare", "table", "names", "render", "stats", "errors"},
+    "calibration": {"plugins", "compare", "record", "render", "stats", "errors"},
+    "history": {"series", "compare", "record", "table", "names", "render", "stats", "errors"},
     "estimate": set(),
     "profile": {"plugins", "cards", "errors"},
     "prices": {"plugins", "cards", "errors"},
     "scaling": {"cards", "estimate", "published"},
-    "rates": {"cards", "estimate", "evidence", "record", "stats"},
-    "score": {"cards", "estimate", "profile", "rates"},
-    "scoreboard": {"score", "profile", "cards", "table", "render"},
+    "rates": {"cards", "estimate", "evidence", "stats"},
+    "score": {"cards", "estimate", "profile", "rates", "render"},
+    "scoreboard": {"score", "profile", "cards", "render"},
     "sensitivity": {"score", "profile"},
     "recommend": {
         *("prices", "scaling", "score", "sensitivity", "profile", "rates", "estimate", "cards"),
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     },
     "advice": {"recommend", "score", "sensitivity", "scaling", "profile", "estimate"}
     | {"cards", "render"},
-    "series": {"table", "names", "cards", "render"},
+    "series": {"table", "record", "names", "cards", "render"},
     "page": {"plugins", "render", "errors", "__init__"},
     "report": {
         "history",
@@ -78,7 +79,7 @@ MAY_IMPORT = {
     "efficiency": {"cards", "workload"},
     "evidence": {"cards", "efficiency", "published", "record", "workload"},
     "predict": {"cards", "efficiency", "estimate", "evidence", "published", "workload", "errors"},
-    "modelled": {"cards", "job", "evidence", "predict", "names", "render", "suite", "workload"},
+    "modelled": {"cards", "evidence", "predict", "names", "render", "suite", "workload"},
     "listing": {"plugins", "cards", "published", "render", "workload", "suite", "job", "errors"},
     "console": {"run", "record", "render", "stats", "table", "ab", "compare"},
     "doctor": {"plugins", "stack", "cards", "device", "environment", "telemetry", "errors"},
@@ -90,7 +91,7 @@ MAY_IMPORT = {
         *("render", "stats", "errors", "__init__"),
     },
     "sides": {"plugins", "workload", "environment", "errors"},
-    "ab": {"sides", "store", "table", "compare", "calibration", "record", "errors"},
+    "ab": {"sides", "store", "table", "compare", "record", "errors"},
     "exchange": {"store", "record", "names", "render", "stats", "errors"},
     "regression": {"exchange", "compare", "record", "render", "stats"},
     "pytest_plugin": {
@@ -99,33 +100,55 @@ MAY_IMPORT = {
     },
     "cli": {"errors", "__init__"},
 }
-# Only for annotations: the two halves of the abstraction name each other.
-FOR_TYPES_ONLY = {("workload", "device"), ("device", "workload")}
-READING_HALF = {
-    *("calibration", "exchange", "history", "regression"),
-    "table",
-    "compare",
-    "series",
-    "page",
-    "report",
-    "store",
-    "record",
-    *("cards", "published", "estimate", "profile", "prices", "scaling"),
-    *("rates", "score", "scoreboard", "sensitivity"),
-    *("beside", "cards", "card_file", "placement", "published"),
-    "stats",
-    *("render", "names"),
+# Only for annotations: a device says what it expects of a workload's declared work.
+FOR_TYPES_ONLY = {("device", "workload")}
+# Every module and folder of the package, once; the headings of CONTRIBUTING.md's table.
+GROUPS = {
+    "foundation": {
+        *("__init__", "errors", "plugins", "names", "stats", "render", "estimate"),
+        *("workload", "device", "program", "suite", "record", "store"),
+        *("cards", "card_file", "stack", "workloads", "suites", "data"),
+    },
+    "measuring": {
+        *(
+            "measure",
+            "telemetry",
+            "environment",
+            "worker",
+            "run",
+            "timers",
+            "nvbench",
+            "doctor",
+            "backends",
+        ),
+    },
+    "reading": {
+        *("table", "compare", "calibration", "history", "exchange", "regression"),
+        *("series", "page"),
+    },
+    "prediction": {
+        *("published", "beside", "efficiency", "evidence", "predict", "modelled", "placement"),
+        *("scaling", "transformer", "job", "models"),
+    },
+    "selection": {
+        *("profile", "prices", "rates", "score", "scoreboard", "sensitivity", "recommend"),
+        *("advice", "profiles"),
+    },
+    "fronts": {
+        *("__main__", "cli", "verbs", "console", "listing", "ab", "sides", "verify"),
+        *("pytest_plugin", "report", "figures"),
+    },
 }
-MEASURING_HALF = {
-    "run",
-    "worker",
-    "measure",
-    "suite",
-    "workload",
-    "device",
-    "environment",
-    "telemetry",
+# Which groups a group may use beside itself. What measures and what reads meet in the result file.
+MAY_USE = {
+    "foundation": set(),
+    "measuring": {"foundation"},
+    "reading": {"foundation"},
+    "prediction": {"foundation", "reading"},
+    "selection": {"foundation", "reading", "prediction"},
+    "fronts": set(GROUPS),
 }
+GROUP_OF = {module: group for group, modules in GROUPS.items() for module in modules}
 
 
 def imports(path):
@@ -165,8 +188,9 @@ def test_every_module_has_its_place_in_the_picture():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_imports_only_what_the_picture_allows(module):
+    """And all of that: a permission that nothing uses says what isn't so."""
     found = set(imports(PACKAGE / f"{module}.py"))
-    assert {target for target, _ in found} <= MAY_IMPORT[module]
+    assert {target for target, _ in found} == MAY_IMPORT[module]
     for target, for_types in found:
         if (module, target) in FOR_TYPES_ONLY:
             assert for_types, f"{module} may name {target} in annotations only"
@@ -201,9 +225,63 @@ def test_each_verb_is_a_file_and_each_file_a_verb():
     ]
 
 
-def test_the_halves_meet_only_in_the_result_file():
-    for module in READING_HALF:
-        assert not MAY_IMPORT[module] & MEASURING_HALF
+def contents():
+    """Modules and folders of the package."""
+    return {path.stem for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")}
+
+
+def test_every_module_and_folder_is_in_exactly_one_group():
+    assert contents() == set(GROUP_OF)
+    assert sum(map(len, GROUPS.values())) == len(GROUP_OF)
+
+
+def forbidden(module, paths):
+    """What these files of a module or folder import beyond the groups that its own may use."""
+    group = GROUP_OF[module]
+    allowed = {group, *MAY_USE[group]}
+    targets = {target for path in paths for target, _ in imports(path)}
+    return {target for target in targets if GROUP_OF[target] not in allowed}
+
+
+@pytest.mark.parametrize("module", sorted(GROUP_OF))
+def test_a_group_uses_only_the_groups_below_it(module):
+    folder = PACKAGE / module
+    assert not forbidden(
+        module, folder.glob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("run", "from gpubench.predict import Predictor"),
+        ("worker", "from gpubench import table"),
+        ("evidence", "from gpubench.measure import measure"),
+        ("predict", "import gpubench.recommend"),
+        ("compare", "from gpubench.predict import Predictor"),
+        ("store", "from gpubench import table"),
+        ("backends", "from gpubench.score import score"),
+    ],
+)
+def test_an_import_against_the_arrows_is_found(module, text, tmp_path):
+    (tmp_path / "planted.py").write_text(text)
+    assert forbidden(module, [tmp_path / "planted.py"])
+
+
+def test_the_contributing_page_has_each_module_under_its_group():
+    page = (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text().split("## Adding something")[0]
+    sections = re.split(r"^### ", page, flags=re.MULTILINE)[1:]
+    listed = {
+        section.split("\n", 1)[0].casefold(): set(
+            re.findall(r"^\| `(\w+)/?` ", section, re.MULTILINE)
+        )
+        for section in sections
+    }
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"verbs"}
+    assert listed == {
+        group: {module for module in modules if not module.startswith("__")} - folders
+        for group, modules in GROUPS.items()
+    }
 
 
 def test_the_picture_has_no_cycle():

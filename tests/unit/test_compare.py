@@ -23,6 +23,7 @@ from gpubench.compare import (
     show_speedup,
 )
 from gpubench.errors import UsageError
+from gpubench.record import IDENTITY
 
 VERDICTS = {"faster", "slower", "same", "inconclusive", "incomparable"}
 OPPOSITE = {"faster": "slower", "slower": "faster"}
@@ -509,7 +510,7 @@ def test_failures_never_make_a_side_look_better_than_without_them(base, other, f
     def rows(values, failed=0):
         ok = [{"status": "ok", "reason": None, "median_s": value} for value in values]
         bad = [{"status": "crashed", "reason": "x", "median_s": math.nan}] * failed
-        identity = dict.fromkeys(comparison.IDENTITY, "same")
+        identity = dict.fromkeys(IDENTITY, "same")
         identity |= {"run_id": "one", "flags": [], "sm_clock_hz": None, "card_id": "one"}
         return pd.DataFrame([row | identity for row in ok + bad])
 

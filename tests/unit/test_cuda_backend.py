@@ -17,6 +17,8 @@ from gpubench.device import DeviceInfo, Reading
 from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
 from gpubench.workload import Work
 
+# a torch without a card ---------------------------------------------------------------------------
+
 
 class Graphs:
     """torch's streams and graphs: what is captured is kept and runs when it is replayed."""
@@ -143,6 +145,9 @@ class FakeTorch(SimpleNamespace):
 def device(monkeypatch):
     monkeypatch.setattr(_nvml, "devices", list)
     return cuda.CudaDevice(FakeTorch(), 0)
+
+
+# timing -------------------------------------------------------------------------------------------
 
 
 def test_a_card_without_management_library_is_known_by_what_cuda_tells(device):
@@ -276,6 +281,9 @@ def test_what_a_step_takes_is_learnt_from_the_last_call_and_not_from_the_timers_
         assert (device._host_s, device._device_s) == (0.0, 0.0)
 
 
+# precision, memory and errors ---------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("api", ["new", "old"])
 def test_tf32_is_on_for_tf32_only_and_sums_stay_in_fp32(device, api):
     backends = device.torch.backends
@@ -331,6 +339,9 @@ def test_errors_of_torch_and_cupy_count_as_out_of_memory(device):
     assert device.out_of_memory(device.torch.cuda.OutOfMemoryError())
     assert device.out_of_memory(cupy_error())
     assert not device.out_of_memory(RuntimeError("CUDA error: illegal memory access"))
+
+
+# what is refused, and how cards are numbered ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -433,6 +444,9 @@ def test_an_unlisted_card_has_the_architecture_of_its_compute_capability(capabil
     assert _nvml.identify("cuda:0", "NVIDIA Unheard-of", 2**30, capability).architecture == name
 
 
+# graphs -------------------------------------------------------------------------------------------
+
+
 def test_a_graph_runs_every_step_once_a_call_and_is_rehearsed_on_the_stream_of_its_capture(device):
     torch = device.torch
     replay = device.capture([lambda: torch.graphs.launch("a"), lambda: torch.graphs.launch("b")])
@@ -506,6 +520,9 @@ def test_running_out_of_memory_in_a_capture_is_that_and_no_lack_of_graphs(device
 
     with pytest.raises(error):
         device.capture([step])
+
+
+# readings -----------------------------------------------------------------------------------------
 
 
 class Library(SimpleNamespace):
@@ -710,6 +727,9 @@ def test_a_device_without_the_library_or_unknown_to_it_reads_nothing(device, lib
     assert _nvml.sensors("GPU-1") is None
 
 
+# slices of a card ---------------------------------------------------------------------------------
+
+
 def test_a_slice_has_its_cards_clocks_and_neither_its_power_nor_its_neighbours(library):
     asked = []
     library(
@@ -787,7 +807,7 @@ def test_torchs_identity_finds_a_card_and_a_slice(library, monkeypatch, kind):
     assert _nvml.by_uuid("1234", "cuda:0").uuid == f"{kind}-1234"
 
 
-# --- a device from its name to its planning -------------------------------------------------------
+# a device from its name to its planning -----------------------------------------------------------
 
 
 def opened(monkeypatch, selector="", torch=None, cards=()):

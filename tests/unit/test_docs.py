@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpubench import cli, compare, measure, report, table, telemetry
+from gpubench import cli, compare, exchange, job, listing, measure, render, report, table, telemetry
 from gpubench.backends.virtual import Script
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
@@ -40,6 +40,24 @@ def test_every_verb_and_flag_is_documented_and_no_other(verb):
     documented = set(re.findall(r"`(--?[a-z][a-z-]*)", section))
     assert flags <= documented
     assert {flag for flag in documented if flag.startswith("--")} - flags <= {"--resume"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "known"),
+    [
+        ("recommend", "--method", job.METHODS),
+        ("recommend", "--precision", job.PRECISIONS),
+        ("recommend", "--optimizer", job.STATE_BYTES),
+        ("list", "--sort", listing.SORTS),
+        ("list", "--format", render.FORMATS),
+        ("compare", "--by", compare.AXES),
+        ("export", "--to", exchange.FORMATS),
+    ],
+)
+def test_a_flag_offers_all_that_there_is(verb, flag, known):
+    """Verbs repeat these, so that help comes without importing what they are about."""
+    (action,) = (one for one in verbs()[verb]._actions if flag in one.option_strings)
+    assert tuple(action.choices) == tuple(known)
 
 
 def test_every_option_and_marker_keyword_of_the_pytest_plugin_is_documented():
@@ -105,6 +123,14 @@ def test_every_module_is_in_the_picture():
     for path in (ROOT / "bench/gpubench").glob("*.py"):
         if not path.stem.startswith("__"):
             assert f"| `{path.stem}` |" in page
+
+
+def test_each_kind_of_extension_is_explained_once():
+    page = read("CONTRIBUTING.md").split("## Adding something")[1].split("## House rules")[0]
+    kinds = re.findall(r"\*\*(?:A|or) (\w+)\*\*|\*\*(profile)\*\*", page)
+    named = [kind or profile for kind, profile in kinds]
+    assert sorted(named) == sorted(set(named))
+    assert {"workload", "suite", "profile", "model", "figure", "backend", "card"} == set(named)
 
 
 def test_the_workload_of_the_contributing_page_works_as_it_stands(tmp_path, monkeypatch):

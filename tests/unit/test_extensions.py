@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from gpubench.cards import CATALOGUE
+
 EXTENSIONS = {
     "workloads/doubling.py": '''
 from gpubench.workload import Prepared, Work, workload
@@ -156,3 +158,51 @@ def test_a_card_of_ones_own_is_listed_as_such_simulated_and_has_a_share_of_peak(
     rows = json.loads(gpubench(extended, "show", "own.parquet", "--format", "json"))["rows"]
     assert {row["card"] for row in rows} == {"NVIDIA GeForce RTX 4060 Laptop GPU (virtual)"}
     assert all(0.4 < row["share_of_peak"] < 0.7 for row in rows if row["status"] == "ok")
+
+
+# The command with another file for the catalogue.
+WITH_CATALOGUE = """
+import sys
+from pathlib import Path
+from gpubench import cards, cli
+cards.CATALOGUE = Path(sys.argv.pop(1))
+cli.main()
+"""
+
+
+@pytest.fixture
+def with_a_row_more(tmp_path):
+    """The command's output with a row appended to a copy of cards.csv."""
+    lines = CATALOGUE.read_text(encoding="utf-8").splitlines()
+    columns = lines[0].split(",")
+    (near,) = (line for line in lines if line.startswith("geforce-rtx-5070,"))
+    row = dict(zip(columns, near.split(","), strict=True)) | {
+        "card_id": "geforce-rtx-5060-ti-16gb",
+        "name": "NVIDIA GeForce RTX 5060 Ti",
+        "chip": "GB206",
+        "sm_count": "36",
+        "cuda_cores": "4608",
+        "memory_gib": "16",
+        "memory_bandwidth_gbs": "448",
+        "tdp_w": "180",
+        "launch_price_usd": "429",
+    }
+    copy = tmp_path / "cards.csv"
+    copy.write_text("\n".join([*lines, ",".join(row[name] for name in columns), ""]))
+
+    def gpubench(*arguments):
+        command = [sys.executable, "-c", WITH_CATALOGUE, str(copy), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return gpubench
+
+
+def test_a_card_is_one_row_of_the_catalogue(with_a_row_more):
+    listed = json.loads(with_a_row_more("list", "cards", "--format", "json"))["rows"]
+    assert "geforce-rtx-5060-ti-16gb" in {row["card_id"] for row in listed}
+    words = ("predict", "5060 Ti", "--only", "gemm*8192*", "--format", "json")
+    (new, *_) = json.loads(with_a_row_more(*words))["rows"]
+    assert "RTX 5060 Ti" in new["card"]
+    assert "RTX 5060 Ti" in with_a_row_more("recommend", "--cards", "*5060*", "*5070")

@@ -357,7 +357,7 @@ def test_a_saved_run_of_another_machine_never_counts():
     assert mixed["verdict"] == "same"
 
 
-@pytest.mark.parametrize("column", ["card_id", "timer", "cache", "provenance"])
+@pytest.mark.parametrize("column", ["card_id", "timer", "cache", "cold_by", "provenance"])
 def test_sides_that_were_measured_differently_are_incomparable(column):
     row = judged([a_saved_run(STEADY, **{column: "other"})], STEADY)
     assert row["verdict"] == "incomparable"

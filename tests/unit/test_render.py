@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gpubench import render
+from gpubench.cards import CATALOGUE
 from gpubench.render import Column
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \x00 \r\n<script>alert(1)</script> a|b \\| \u202eexe"
@@ -367,3 +368,29 @@ def test_what_is_spare_in_a_table_is_in_every_other_form(monkeypatch, form):
     monkeypatch.setenv("COLUMNS", "10")
     columns = [Column("a", "a"), Column("b", "b", spare=1)]
     assert "beside" in render.rows([{"a": "x" * 30, "b": "beside"}], columns, form, "x")
+
+
+# one place ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (render.interval(111.4, 92.0, 1350.0), "111 [92, 1,350]"),
+        (render.interval(0.5, 0.25, 1.0, 2), "0.50 [0.25, 1.00]"),
+        (render.interval(10.5, 6.25, 17.7, 1, "h"), "10.5 h [6.2, 17.7]"),
+        (render.dollars(1499), "$1,499"),
+        (render.dollars(2.831), "$2.83"),
+        (render.dollars(0.0123), "$0.012"),
+        (render.count(1, "card"), "1 card"),
+        (render.count(0, "card"), "0 cards"),
+    ],
+)
+def test_intervals_dollars_and_plurals_are_made_here(shown, text):
+    assert shown == text
+
+
+def test_nobody_else_makes_dollars_of_a_number():
+    for path in CATALOGUE.parents[1].rglob("*.py"):
+        if path.stem not in ("render", "listing"):  # a column of whole launch prices: $1499
+            assert not re.search(r"\$\{[^}]*:,?\.\df\}", path.read_text()), path.name

@@ -576,6 +576,21 @@ def test_other_conditions_are_another_series(load, column, texts):
     assert [row["trials"] for one in found for row in one.rows] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        ("timer", {"timer cuda_event", "timer cuda_graph"}),
+        ("cold_by", {"cold by flush", "cold by rotation"}),
+    ],
+)
+def test_ways_of_timing_are_cases_of_their_own_where_a_card_has_several(column, names, load):
+    values = sorted(name.split()[-1] for name in names)
+    rows = [gemm(trial=trial, **{column: value}) for trial, value in enumerate(values)]
+    (series,) = series_of(load(*rows, gemm(cache="hot")))
+    assert {row["variant"] for row in series.rows if row["cache"] == "cold"} == names
+    assert {row["variant"] for row in series.rows if row["cache"] == "hot"} == {""}
+
+
 def test_a_changed_workload_is_not_pooled_with_its_older_self(load):
     frame = load(gemm(), gemm(run_id="run-2", workload_hash="other", workload_version=2))
     (one,) = series_of(frame)

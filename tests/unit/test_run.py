@@ -11,10 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpubench import store
+from gpubench import modelled, store, worker
+from gpubench.cards import GIB, get_card
+from gpubench.device import open_device
 from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
+from gpubench.predict import Predictor
 from gpubench.run import Execution, Finished, Request, Started, plan
 from gpubench.suite import load_suite
+from gpubench.workload import Work
 
 SUITE = """
 budget_s = 0.2
@@ -368,3 +372,45 @@ def test_between_cases_garbage_goes_and_what_stays_is_not_looked_through_again()
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "True"]
+
+
+# memory -------------------------------------------------------------------------------------------
+
+
+BERT = "bert:size=base,batch=32,sequence=512,precision=fp32"
+
+
+@pytest.mark.parametrize("card_id", ["geforce-rtx-4070", "geforce-gtx-1080-ti"])
+def test_what_predict_says_fits_is_run_and_what_does_not_is_left_out(card_id):
+    """That step needs 10.9 GiB: a 4070 has 11.7 usable, and a 1080 Ti 10.7."""
+    suite = load_suite("full")
+    device = open_device(f"virtual:{card_id}")
+    found = {}
+    for row, case in zip(
+        modelled.rows([get_card(card_id)], suite, Predictor.shipped()), suite.cases, strict=True
+    ):
+        answer = worker.forecast(device, case, float("inf"))
+        if row["fits_memory"] is not None and not device.unsupported(row["precision"]):
+            found[case.id] = (row["fits_memory"], answer.left_out)
+    assert all(fits == (reason is None) for fits, reason in found.values()), found
+    assert found[BERT][0] == (card_id == "geforce-rtx-4070")
+    assert len({fits for fits, _ in found.values()}) == 2
+
+
+def test_what_does_not_fit_is_said_with_the_two_numbers_that_were_compared():
+    """The context with it: 14.37 of 14.56 GiB would look as if it fitted."""
+    card, case = get_card("tesla-t4"), load_suite("quick").cases[0]
+    work = Work(flops=1e9, footprint=card.usable_bytes - 0.2 * GIB)
+    row = modelled._row(card, case, work, Predictor.shipped())
+    assert row["status"] == "oom"
+    assert row["reason"] == "needs about 14.73 GiB of 14.56 GiB usable"
+
+
+def test_of_an_unknown_device_four_fifths_of_the_memory_are_for_a_case():
+    def too_large(footprint, memory_bytes):
+        info = SimpleNamespace(card_id="not in the catalogue", memory_bytes=memory_bytes)
+        return worker._too_large(SimpleNamespace(info=info), footprint)
+
+    assert too_large(8 * 2**30, 10 * 2**30) is None
+    assert "of the device's 10.0 GiB there are 8.0 for it" in too_large(8.1 * 2**30, 10 * 2**30)
+    assert too_large(1e15, None) is None

@@ -112,18 +112,18 @@ def test_the_report_has_scores_and_a_figure_only_where_there_are_two_cards(write
     assert 'id="data-pareto"' not in one
 
 
-def test_modelled_rows_are_hatched_and_open_and_named_and_virtual_ones_are_not_there(write):
+@pytest.mark.parametrize("provenance", ["virtual", "modelled"])
+def test_what_was_not_measured_is_neither_in_the_table_of_scores_nor_in_the_figure(
+    provenance, write
+):
     places = range(len(BALANCED.cases))
-    modelled = {("geforce-rtx-4090", place): {"provenance": "modelled"} for place in places}
-    frame = table.load([write(different=modelled)])
-    page = section(render_report(frame), "score")
-    assert "(modelled)" in page
-    assert '<tr class="simulated">' in page
-    points = {trace.name: trace for trace in pareto.figure(frame).data if trace.name}
-    assert points["GeForce RTX 4090 (modelled)"].marker.symbol == "circle-open"
-    assert points["GeForce RTX 3090"].marker.symbol == "circle"
-    virtual = {(card, place): {"provenance": "virtual"} for card in CARDS for place in places}
-    assert pareto.figure(table.load([write(different=virtual, name="virtual")])) is None
+    one = {("geforce-rtx-4090", place): {"provenance": provenance} for place in places}
+    frame = table.load([write(different=one)])
+    assert "4090" not in section(render_report(frame), "score")
+    names = {trace.name for trace in pareto.figure(frame).data if trace.name}
+    assert not {name for name in names if "4090" in name}
+    every = {(card, place): {"provenance": provenance} for card in CARDS for place in places}
+    assert pareto.figure(table.load([write(different=every, name="none")])) is None
 
 
 def test_the_figure_draws_price_and_power_and_joins_only_the_front(write):

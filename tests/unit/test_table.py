@@ -7,6 +7,7 @@ import pytest
 
 from gpubench import store, table
 from gpubench.cards import get_card
+from gpubench.record import IDENTITY
 
 RTX_4090 = {
     "backend": "cuda",
@@ -394,6 +395,34 @@ def test_trials_of_different_software_or_code_are_different_rows(load, make_reco
     ]
     found = table.summary(load(*records))
     assert sorted(found["trials"]) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("column", IDENTITY)
+def test_what_compare_calls_incomparable_is_never_pooled(column, load, make_record):
+    """Two ways of timing, or of a cold cache, are two lines of `show`."""
+    other = 2 if column == "workload_version" else "other"
+    found = table.summary(load(make_record(trial=1), make_record(trial=2, **{column: other})))
+    assert list(found["trials"]) == [1, 1]
+    assert set(IDENTITY) <= set(table.SAME)
+
+
+def test_a_trial_without_a_result_was_timed_in_no_way_and_counts_among_the_others(
+    load, make_record
+):
+    cold = {"timer": "cuda_event", "cold_by": "rotation"}
+    untimed = {"timer": None, "cold_by": None}
+    found = table.summary(
+        load(
+            make_record(trial=1, **FAILED, **untimed),
+            make_record(trial=2, **cold),
+            make_record(trial=3, **cold),
+        )
+    )
+    assert [list(found[name]) for name in ("status", "trials", "timer")] == [
+        ["oom"],
+        [2],
+        ["cuda_event"],
+    ]
 
 
 def test_what_one_suite_left_out_and_another_measured_is_ok(load, make_record):

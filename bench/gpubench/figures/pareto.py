@@ -9,6 +9,7 @@ from gpubench.cards import Card, catalogue
 from gpubench.figures import _panels
 from gpubench.figures._text import hover, safe
 from gpubench.profile import DEFAULT, PROFILE, load_profile
+from gpubench.render import dollars
 from gpubench.score import Results, Score
 from gpubench.series import Series, records, series_of
 
@@ -32,9 +33,8 @@ def figure(frame: Any) -> Any | None:
     results = scoreboard.read(records(frame), profile)
     if results is None:
         return None
-    colors = {
-        (row["card_id"], one.provenance): one for one in series_of(frame) for row in one.rows[:1]
-    }
+    measured = [one for one in series_of(frame) if not one.simulated]
+    colors = {row["card_id"]: one for one in measured for row in one.rows[:1]}
     panels = {kind: points for kind in AXES if len(points := _points(results, kind)) > 1}
     if not panels:
         return None
@@ -46,8 +46,8 @@ def figure(frame: Any) -> Any | None:
             (cost, one.parts["performance"].value) for cost, one, *_ in points if one.name in names
         )
         drawing.add_trace(_front(front), *where)
-        for cost, one, card, provenance in points:
-            drawing.add_trace(_point(cost, one, card, colors[card.card_id, provenance]), *where)
+        for cost, one, card in points:
+            drawing.add_trace(_point(cost, one, card, colors[card.card_id]), *where)
         drawing.update_xaxes(
             _panels.log_axis([cost for cost, *_ in points], 2), row=1, col=position + 1
         )
@@ -64,16 +64,14 @@ def figure(frame: Any) -> Any | None:
     return drawing
 
 
-def _points(results: Results, kind: str) -> list[tuple[float, Score, Card, str]]:
-    """Cost, score, card and origin of every card that has both a performance and a cost."""
-    origins = {f"{one.card_id} ({one.provenance})": one for one in results.found}
+def _points(results: Results, kind: str) -> list[tuple[float, Score, Card]]:
+    """Cost, score and card of every card that has both a performance and a cost."""
     found = []
     for one in (*results.ranking.scored, *results.ranking.apart):
-        origin = origins[one.name]
-        card = catalogue().get(origin.card_id)
+        card = catalogue().get(one.name)
         cost = card and (card.launch_price_usd if kind == "price" else card.power_w)
         if card and cost:
-            found.append((cost, one, card, origin.provenance))
+            found.append((cost, one, card))
     return found
 
 
@@ -115,6 +113,6 @@ def _hover(one: Score, card: Card, series: Series) -> str:
         f"<b>{speed.value:.0f}</b> [{speed.low:.0f}, {speed.high:.0f}]",
         safe(series.label),
         total,
-        f"${price:,.0f} at launch, {card.launch_date}" if price else "no launch price",
+        f"{dollars(price)} at launch, {card.launch_date}" if price else "no launch price",
         f"{card.power_w:g} W",
     )
