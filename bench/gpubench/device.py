@@ -105,6 +105,8 @@ class Device(ABC):
     rotation_multiple: ClassVar[float] = 5.0
     #: where workloads put their tensors: the argument of torch's ``device=``
     torch_device: str = "cpu"
+    #: whether something has gone wrong from which only a fresh process recovers
+    spoilt: bool = False
 
     @abstractmethod
     def unsupported(self, precision: str) -> str | None:

@@ -461,6 +461,54 @@ def test_a_capture_that_fails_says_its_first_reason_and_gives_the_stream_back(de
     assert device.torch.stream[-1] == "synchronize"
 
 
+class Pool:
+    """CuPy's memory: a block that is free is used again, another one is asked of the driver."""
+
+    def __init__(self, graphs):
+        self.graphs, self.free, self.asked = graphs, 0, 0
+
+    def block(self):
+        if self.free:
+            self.free -= 1
+        elif self.graphs.capturing is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted")
+        else:
+            self.asked += 1
+        return Block(self)
+
+
+class Block:
+    def __init__(self, pool):
+        self.pool = pool
+
+    def __del__(self):
+        self.pool.free += 1
+
+
+def test_a_rehearsal_leaves_cupys_pool_as_many_blocks_as_the_capture_keeps(device):
+    pool = Pool(device.torch.graphs)
+    device.capture([pool.block] * 20)
+    assert (pool.asked, pool.free) == (20, 20)
+    assert not device.spoilt
+
+
+def test_a_capture_that_broke_off_spoils_the_process_and_a_refusal_before_it_does_not(device):
+    graphs = device.torch.graphs
+    with pytest.raises(Unsupported):
+        device.capture([graphs.item])
+    assert not device.spoilt
+
+    def step():
+        if graphs.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(Unsupported):
+        device.capture([step])
+    assert device.spoilt
+    device.capture([lambda: None])
+    assert device.spoilt
+
+
 def test_no_samples_are_none(device):
     assert device.sample(lambda: None, inner=1, count=0, cold=False).device_s == []
     assert device.torch.stream == []

@@ -349,10 +349,7 @@ class CudaDevice(Device):
                 self._rehearse(steps)
                 # On the stream of the rehearsal: libraries keep handles, work space and free
                 # memory for each stream, and making those can't be captured.
-                with cuda.graph(graph, stream=side):
-                    # Kept until the end, so that no step writes its result over another's.
-                    kept = [step() for step in steps]
-                del kept
+                self._capture_into(graph, side, steps)
         except RuntimeError as error:
             if self.out_of_memory(error):
                 raise
@@ -377,10 +374,23 @@ class CudaDevice(Device):
             warnings.simplefilter("ignore", UserWarning)  # it calls itself a prototype
             cuda.set_sync_debug_mode("error")
         try:
-            for step in steps:
-                step()
+            # Kept as in the capture: CuPy's pool then has as many blocks as that will take. To
+            # ask the driver for another one spoils a capture.
+            kept = [step() for step in steps]
+            del kept
         finally:
             cuda.set_sync_debug_mode(before)
+
+    def _capture_into(self, graph: Any, side: Any, steps: Sequence[Callable[[], object]]) -> None:
+        """Capture; a failure from here on leaves a process that should measure nothing else."""
+        try:
+            with self.torch.cuda.graph(graph, stream=side):
+                # Kept until the end, so that no step writes its result over another's.
+                kept = [step() for step in steps]
+            del kept
+        except BaseException:
+            self.spoilt = True
+            raise
 
     def expected_s(self, work: "Work", precision: str | None) -> float | None:
         """The catalogue's nominal time, or that of a slow card."""
