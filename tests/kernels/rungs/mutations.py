@@ -185,6 +185,27 @@ MUTATIONS = (
         caught_by="static",
     ),
     Mutation(
+        name="halves rounded towards zero in a softmax",
+        program="softmax fp16",
+        old="cvt.rn.f16.f32",
+        new="cvt.rz.f16.f32",
+        caught_by="static",
+    ),
+    Mutation(
+        name="halves rounded towards zero in a GELU",
+        program="bias_gelu fp16",
+        old="cvt.rn.f16.f32",
+        new="cvt.rz.f16.f32",
+        caught_by="static",
+    ),
+    Mutation(
+        name="denormal halves read as zero",
+        program="reduction sum fp16",
+        old="cvt.f32.f16",
+        new="cvt.ftz.f32.f16",
+        caught_by="static",
+    ),
+    Mutation(
         name="a word that isn't C++",
         program="bias_gelu fp32",
         old="return 0.5f * value",
@@ -229,7 +250,7 @@ def run_complaint(mode: str) -> Callable[[Program, Path], str | None]:
 # find, even if a sanitizer's process ends with it, too.
 RUNGS: dict[str, tuple[Callable[[Program, Path], str | None], str]] = {
     "compile": (compile_complaint, "can't be compiled"),
-    "static": (static_complaint, "at most|at least|spilled"),
+    "static": (static_complaint, "at most|at least|spilled|rounds"),
     "run": (run_complaint("plain"), "AssertionError|exit -11"),
     "race": (run_complaint("thread"), "data race"),
     "blocks": (run_complaint("blocks"), "data race"),
