@@ -184,6 +184,11 @@ def test_steps_of_a_training_loop_follow_each_other_with_no_help_for_the_host(de
         ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
         ("CUDA_LAUNCH_BLOCKING", "1"),
         ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
+        ("PYTORCH_TUNABLEOP_ENABLED", "1"),
+        ("CUBLAS_EMULATE_SINGLE_PRECISION", "1"),
+        ("CUBLAS_EMULATE_DOUBLE_PRECISION", "1"),
+        ("CUBLAS_EMULATION_STRATEGY", "eager"),
+        ("CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT", "40"),
     ],
 )
 def test_a_variable_that_overrides_the_method_is_refused_by_its_name(monkeypatch, name, value):
@@ -519,6 +524,7 @@ def test_the_functions_that_the_double_stands_for_are_torchs(device):
     for name in device.torch.graphs.names():
         assert hasattr(torch.cuda, name)
     assert hasattr(torch.cuda, "_sleep")
+    assert {"is_enabled", "enable"} <= set(vars(torch.cuda.tunable))
     total = torch.zeros((), dtype=torch.float32)
     torch.sum(torch.ones(8), dim=0, out=total)
     assert total == 8
@@ -884,6 +890,15 @@ def test_products_of_fp16_are_never_added_in_fp16(device):
     with device.mode("fp16"):
         assert not matmul.allow_fp16_accumulation
     assert matmul.allow_fp16_accumulation
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_no_product_runs_by_an_algorithm_that_torch_has_tuned(device, before):
+    state = [before]
+    device.torch.cuda.tunable = SimpleNamespace(is_enabled=lambda: state[-1], enable=state.append)
+    with device.mode("fp32"):
+        assert state[-1] is False
+    assert state[-1] is before
 
 
 def with_uuid(torch, uuid):

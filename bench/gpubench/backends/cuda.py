@@ -34,6 +34,15 @@ OVERRIDES = {
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("", "0"), "torch uses TF32 for FP32"),
     "CUDA_LAUNCH_BLOCKING": (("", "0"), "each launch waits for its end"),
     "PYTORCH_NO_CUDA_MEMORY_CACHING": (("", "0"), "each step asks the driver for memory"),
+    "PYTORCH_TUNABLEOP_ENABLED": (
+        ("", "0"),
+        "torch picks an algorithm by timing",
+    ),
+    # By cuBLAS's documentation, "Floating Point Emulation"; from CUDA 12.9 on.
+    "CUBLAS_EMULATE_SINGLE_PRECISION": (("", "0"), "cuBLAS makes FP32 products of BF16 ones"),
+    "CUBLAS_EMULATE_DOUBLE_PRECISION": (("", "0"), "cuBLAS makes FP64 products of integer ones"),
+    "CUBLAS_EMULATION_STRATEGY": (("",), "cuBLAS chooses otherwise which products to emulate"),
+    "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT": (("",), "cuBLAS gives FP64 other digits"),
 }
 # No card of the catalogue has more; for cards that it lacks.
 LARGEST_CACHE_BYTES = 128 * 2**20
@@ -182,9 +191,8 @@ class CudaDevice(Device):
         """By the card's compute capability."""
         return unsupported_precision(self.capability, precision)
 
-    @contextmanager
-    def mode(self, precision: str | None) -> Iterator[None]:
-        """TF32 for ``tf32`` and only for it; sums of FP16 and BF16 products stay in FP32."""
+    def _settings(self, precision: str | None) -> list[tuple[Any, str, object]]:
+        """What torch is to be set to for a case: the owner of each setting, its name, its value."""
         backends = self.torch.backends
         matmul = backends.cuda.matmul
         tf32 = precision == "tf32"
@@ -205,15 +213,28 @@ class CudaDevice(Device):
         ]
         if hasattr(matmul, "allow_fp16_accumulation"):
             settings.append((matmul, "allow_fp16_accumulation", False))
+        return settings
+
+    @contextmanager
+    def mode(self, precision: str | None) -> Iterator[None]:
+        """TF32 for ``tf32`` and only for it; sums of FP16 and BF16 products stay in FP32."""
+        settings = self._settings(precision)
+        # Its choice of algorithm hangs on what it timed, or on a file that lies about.
+        tunable: Any = getattr(self.torch.cuda, "tunable", None)
+        was_tuned = tunable is not None and tunable.is_enabled()
         self.torch.cuda.empty_cache()  # the last case's tensors are gone by now
         self._host_s = self._device_s = 0.0
         before = [getattr(owner, name) for owner, name, _ in settings]
         try:
             for owner, name, value in settings:
                 setattr(owner, name, value)
+            if was_tuned:
+                tunable.enable(False)
             with self.torch.cuda.device(self.index):  # events and CuPy follow the current one
                 yield
         finally:
+            if was_tuned:
+                tunable.enable(True)
             for (owner, name, _), value in zip(settings, before, strict=True):
                 setattr(owner, name, value)
 
