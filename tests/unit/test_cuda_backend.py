@@ -858,7 +858,7 @@ def test_without_torch_the_line_to_install_it_is_that_of_the_card(monkeypatch):
     monkeypatch.setattr(_nvml, "devices", list)
     with pytest.raises(EnvironmentRefused, match="not installed") as refused:
         cuda._torch_for(0)
-    assert refused.value.remedy == "pip install 'gpubench-suite[cuda13]'"
+    assert refused.value.remedy == "pip install -e '.[cuda13]'"
 
 
 def test_a_card_of_the_catalogue_is_planned_by_it_and_another_as_a_slow_one(monkeypatch, device):

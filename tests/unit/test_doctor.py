@@ -48,7 +48,7 @@ def test_what_a_card_needs_is_said_without_a_card(card_id, capsys, monkeypatch):
     assert rows[0]["driver"] == ("525 to 580" if old else "580 or newer")
     for row in rows:
         assert row["install"].startswith("pip install ")
-        assert row["install"].endswith(f"'gpubench-suite[cuda{row['cuda']}]'")
+        assert row["install"].endswith(f"pip install -e '.[cuda{row['cuda']}]'")
 
 
 def test_a_card_that_the_catalogue_lacks_is_refused_with_the_nearest(capsys):
@@ -208,7 +208,7 @@ def with_torch(monkeypatch, torch):
         (a_torch(cuda=None), A_CARD, "problem", "without CUDA", "--force-reinstall"),
         (a_torch(), replace(A_CARD, driver="535.1"), "problem", "580 or newer", "cu126"),
         (ModuleNotFoundError("torch"), A_CARD, "problem", "not installed", "cuda13"),
-        (ModuleNotFoundError("torch"), None, "note", "read results", "gpubench-suite[run]"),
+        (ModuleNotFoundError("torch"), None, "note", "read results", "pip install -e '.[run]'"),
         (OSError("libcudnn.so.9: cannot open"), A_CARD, "problem", "libcudnn", "pip install"),
         (OSError("libcudnn.so.9: cannot open"), None, "problem", "can't be loaded", "pip install"),
         (a_torch(cuda=None), None, "ok", "2 threads", ""),
