@@ -254,6 +254,18 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Fail unless the tests execute every line and branch of the CUDA backend; takes a minute."""
+    ready("run", "test")
+    files = ("tests/nvml", "tests/unit/test_doctor.py", "tests/unit/test_cuda_backend.py")
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"--data-file={folder}/coverage"
+        python(session, "-m", "coverage", "run", data, "-m", "pytest", *files)
+        python(session, "-m", "coverage", "combine", "--quiet", data)
+        python(session, "-m", "coverage", "report", data)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format; ``ruff check --fix`` and ``ruff format`` mend most of it."""
     ready("dev")

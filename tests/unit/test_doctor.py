@@ -410,6 +410,23 @@ def test_no_answer_of_the_library_ends_an_examination(data, name):
     assert (found.check, found.device) == (name, "cuda:0")
 
 
+def asked(card, **answers):
+    """A card with this row of the catalogue, whose library tells these things and no other."""
+    told = {
+        f"nvmlDeviceGet{name}": lambda handle, value=value: value for name, value in answers.items()
+    }
+    return _health.Subject(A_CARD, card, _nvml.Sensors(SimpleNamespace(**told), "handle", None))
+
+
+def test_a_card_of_the_catalogue_is_known_by_it_and_so_is_its_slot():
+    link = {"CurrPcieLinkWidth": 16, "MaxPcieLinkWidth": 16, "MaxPcieLinkGeneration": 2}
+    t4 = catalogue()["tesla-t4"]
+    assert _health.in_catalogue(asked(t4)) == ok(f"{A_CARD.card} is tesla-t4")
+    found = _health.pcie(asked(t4, **link))
+    assert (found.state, "could do generation 3" in found.found) == ("note", True)
+    assert _health.pcie(asked(None, **link)).state == "ok"
+
+
 def test_the_double_of_torch_is_like_torch():
     torch = pytest.importorskip("torch", reason="compares the double with torch")
     fake = a_torch()
