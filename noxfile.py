@@ -361,7 +361,7 @@ def efficiency(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Plant faults in the CUDA kernels and print which rung of their proof caught which."""
+    """Plant faults in the CUDA kernels; write which rung catches which to docs/verification.md."""
     ready("run", "test")
     with tempfile.TemporaryDirectory() as folder:
         rungs(session, "mutations", folder)

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rungs import mutations, on_cpu
+from rungs import mutations, on_cpu, page
 from rungs.mutations import MUTATIONS, RUNGS
 
 NEEDS_PACKAGES = {"compile", "static"}
@@ -33,3 +33,15 @@ def test_a_planted_fault_is_caught_by_the_rung_that_is_there_for_it(request, com
 
 def test_every_rung_has_a_fault_to_catch():
     assert {mutation.caught_by for mutation in MUTATIONS} == set(RUNGS)
+
+
+def test_the_table_in_the_docs_has_every_fault_and_the_rung_that_is_there_for_it():
+    lines = page.read().partition(mutations.heading() + "\n")[2].splitlines()[: len(MUTATIONS)]
+    written = {}
+    for line in lines:
+        name, cells = line[: mutations.WIDTH].strip(), line[mutations.WIDTH :].split()
+        written[name] = dict(zip(RUNGS, cells, strict=True))
+    assert list(written) == [mutation.name for mutation in MUTATIONS], "nox -s mutations"
+    for mutation in MUTATIONS:
+        starred = {rung for rung, cell in written[mutation.name].items() if cell == "caught*"}
+        assert starred == {mutation.caught_by}, mutation.name

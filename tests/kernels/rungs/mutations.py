@@ -1,6 +1,7 @@
 """Faults planted in the kernels, each of which one rung at least has to catch.
 
-``python -m rungs.mutations FOLDER`` plants each, climbs all rungs, and prints which caught it.
+``python -m rungs.mutations FOLDER`` plants each, climbs all rungs, prints which caught it, and
+writes the table of docs/verification.md.
 """
 
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from gpubench.errors import Unsupported
 from gpubench.program import Program
-from rungs import budgets, child, compiling, machine_code, on_cpu
+from rungs import budgets, child, compiling, machine_code, on_cpu, page
 from rungs.programs import changed
 
 
@@ -215,6 +216,9 @@ MUTATIONS = (
 )
 
 
+WIDTH = max(len(mutation.name) for mutation in MUTATIONS)
+
+
 def compile_complaint(program: Program, folder: Path) -> str | None:
     """Rung 3, for one architecture."""
     try:
@@ -265,16 +269,27 @@ def catches(rung: str, mutation: Mutation, folder: Path) -> str | None:
     return found if found and re.search(words, found) else None
 
 
+def heading() -> str:
+    return f"{'planted fault':{WIDTH}}  {'  '.join(f'{rung:7}' for rung in RUNGS)}".rstrip()
+
+
+def line(mutation: Mutation, folder: Path) -> str:
+    """Which rungs catch a fault; a star is at the one that has to."""
+    cells = []
+    for rung in RUNGS:
+        star = "*" * (rung == mutation.caught_by)
+        cells.append(f"{('caught' if catches(rung, mutation, folder) else '–') + star:7}")
+    return f"{mutation.name:{WIDTH}}  {'  '.join(cells)}".rstrip()
+
+
 def main(folder: str) -> None:
-    width = max(len(mutation.name) for mutation in MUTATIONS)
-    print(f"{'planted fault':{width}}  {'  '.join(f'{rung:7}' for rung in RUNGS)}")
+    lines = [heading()]
+    print(lines[0])
     for mutation in MUTATIONS:
-        cells = []
-        for rung in RUNGS:
-            star = "*" * (rung == mutation.caught_by)
-            cells.append(f"{('caught' if catches(rung, mutation, Path(folder)) else '–') + star:7}")
-        print(f"{mutation.name:{width}}  {'  '.join(cells)}", flush=True)
-    print("* the rung that is there for it")
+        lines.append(line(mutation, Path(folder)))
+        print(lines[-1], flush=True)
+    text = "\n".join(["```", *lines, "* the rung that is there for it", "```", ""])
+    page.write_table("mutations", text)
 
 
 if __name__ == "__main__":
