@@ -218,6 +218,19 @@ def ready(*extras: str) -> None:
     INSTALLED.write_text(json.dumps(state), encoding="utf-8")
 
 
+def needs_of_tests() -> tuple[str, ...]:
+    """The extras that tests need: where gcc or g++ is missing, with a compiler from PyPI."""
+    missing = [name for name in ("gcc", "g++") if shutil.which(name) is None]
+    if sys.platform != "linux" or not missing:
+        return ("run", "test")
+    say(
+        f"{' and '.join(missing)} missing: kernels and the stub of the driver's library are "
+        "compiled by zig's clang, from PyPI; the sanitizers of rung 5 need g++ and are skipped "
+        "(Debian and Ubuntu: apt install gcc g++)"
+    )
+    return ("run", "test", "compiler")
+
+
 def python(session: nox.Session, *arguments: str) -> None:
     """Run the Python of ``.venv``, showing the command and its output."""
     session.run(str(PYTHON.relative_to(ROOT)), *arguments, env=variables(), external=True)
@@ -242,7 +255,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, spread over the processors; or, after ``--``, whatever pytest is to run."""
-    ready("run", "test")
+    ready(*needs_of_tests())
     if session.posargs:
         python(session, "-m", "pytest", *session.posargs)
         return
@@ -256,7 +269,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Fail unless the tests execute every line and branch of the CUDA backend; takes a minute."""
-    ready("run", "test")
+    ready(*needs_of_tests())
     files = ("tests/nvml", "tests/unit/test_doctor.py", "tests/unit/test_cuda_backend.py")
     with tempfile.TemporaryDirectory() as folder:
         data = f"--data-file={folder}/coverage"

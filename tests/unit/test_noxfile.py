@@ -91,6 +91,26 @@ def test_a_build_comes_from_its_index_and_with_its_extra(noxfile, monkeypatch, t
     assert asked[2][-1] == ".[cuda12,run]"
 
 
+@pytest.mark.parametrize(
+    ("here", "platform", "needs", "words"),
+    [
+        (("gcc", "g++"), "linux", ("run", "test"), ""),
+        (("gcc",), "linux", ("run", "test", "compiler"), "g++ missing"),
+        ((), "linux", ("run", "test", "compiler"), "apt install gcc g++"),
+        ((), "darwin", ("run", "test"), ""),
+    ],
+)
+def test_without_a_compiler_one_comes_from_the_index_and_that_is_said(
+    noxfile, monkeypatch, capsys, here, platform, needs, words
+):
+    monkeypatch.setattr(noxfile.shutil, "which", lambda name: name if name in here else None)
+    monkeypatch.setattr(noxfile.sys, "platform", platform)
+    assert noxfile.needs_of_tests() == needs
+    said = capsys.readouterr().err
+    assert words in said
+    assert bool(said) == bool(words)
+
+
 def test_the_choice_needs_nothing_installed():
     code = "import sys; sys.path.insert(0, 'bench'); from gpubench import stack; stack.builds()"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=NOXFILE.parent, check=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gpubench.errors import Unsupported
 from gpubench.program import Program
-from rungs import budgets, child, compiling, machine_code, on_cpu, page
+from rungs import budgets, child, compilers, compiling, machine_code, on_cpu, page
 from rungs.programs import changed
 
 
@@ -283,6 +283,8 @@ def line(mutation: Mutation, folder: Path) -> str:
 
 
 def main(folder: str) -> None:
+    if not compilers.IS_GNU:
+        sys.exit(compilers.NO_RUNTIME)
     lines = [heading()]
     print(lines[0])
     for mutation in MUTATIONS:
