@@ -32,9 +32,9 @@ MADE = ENVIRONMENT / "gpubench-made"
 INSTALLED = ENVIRONMENT / "gpubench-installed.json"
 CONSTRAINTS = ENVIRONMENT / "gpubench-constraints.txt"
 
-# By what the driver can run. Without a GPU one release for everybody, so that CPU numbers can be
-# compared. PyPI's own builds went from CUDA 12 to 13 with 2.11, which a driver for 12 can't run.
-TORCH = {"cpu": "torch==2.13.0", "cuda12": "torch>=2.6,<2.11", "cuda13": "torch>=2.11"}
+# Without a GPU one release for everybody, so that CPU numbers can be compared; with one, whatever
+# bench/gpubench/data/builds.csv has for its cards and driver.
+TORCH_CPU = "torch==2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
@@ -111,24 +111,41 @@ if __name__ == "__main__":
 
 import nox
 
+# The table of builds and its rules need nothing but Python, so they work before an installation.
+sys.path.insert(0, str(ROOT / "bench"))
+from gpubench import stack
+
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
 
 
-def accelerator() -> str:
-    """The key of ``TORCH`` that suits this machine's driver."""
+def cards_here() -> list[tuple[stack.Capability | None, int | None]]:
+    """Compute capability and driver branch of each card that nvidia-smi shows."""
     program = shutil.which("nvidia-smi")
     if program is None or sys.platform != "linux":
-        return "cpu"
-    shown = subprocess.run([program], capture_output=True, text=True, check=False).stdout
-    major = re.search(r"CUDA[\w ]* Version\s*:\s*(\d+)", shown)
-    if major is None:
-        say("nvidia-smi is here but names no CUDA version; going on without a GPU")
-        return "cpu"
-    if int(major[1]) < 12:
-        say(f"this driver stops at CUDA {major[1]}, and PyTorch needs 12; going on without a GPU")
-        return "cpu"
-    return "cuda12" if int(major[1]) == 12 else "cuda13"
+        return []
+    query = [program, "--query-gpu=compute_cap,driver_version", "--format=csv,noheader"]
+    shown = subprocess.run(query, capture_output=True, text=True, check=False)
+    if shown.returncode:
+        say("nvidia-smi is here but shows no card; going on without a GPU")
+        return []
+    found = re.findall(r"^(?:(\d+\.\d+)|[^,]*), *(\d[\d.]*)", shown.stdout, re.MULTILINE)
+    return [(stack.capability(one or None), stack.major(driver)) for one, driver in found]
+
+
+def accelerator() -> stack.Build | None:
+    """The best build of torch that serves every card here; None if there is no card to serve."""
+    cards = cards_here()
+    served = [card for card in cards if stack.build_for(*card)]
+    if not served:
+        if cards:
+            say("no build of PyTorch runs on this card under its driver; going on without a GPU")
+        return None
+    for build in stack.builds():
+        if all(build.serves(*card) for card in served):
+            return build
+    say("no build of PyTorch runs on all cards here; taking the first one's")
+    return stack.build_for(*served[0])
 
 
 def pypi_torch_is_cpu_only() -> bool:
@@ -140,7 +157,7 @@ def pypi_torch_is_cpu_only() -> bool:
     from packaging.requirements import Requirement
 
     request = ("--dry-run", "--no-deps", "--ignore-installed", "--use-feature=fast-deps")
-    report = pip("install", *request, "--report", "-", TORCH["cpu"], attempt=True)
+    report = pip("install", *request, "--report", "-", TORCH_CPU, attempt=True)
     if report is None:
         return False
     metadata = json.loads(report)["install"][0]["metadata"]
@@ -152,22 +169,22 @@ def pypi_torch_is_cpu_only() -> bool:
     )
 
 
-def install_torch(kind: str) -> None:
-    """Install the PyTorch for ``kind`` and hold later installations to it."""
+def install_torch(build: stack.Build | None) -> None:
+    """Install a build of PyTorch, None for the CPU's, and hold later installations to it."""
     pip("uninstall", "--yes", "torch")  # one of the wrong kind may satisfy the requirement
-    if kind != "cpu":
-        say(f"installing torch ({kind}, about 6 GB on disk) ...")
-        pip("install", TORCH[kind])
+    if build:
+        say(f"installing torch (CUDA {build.cuda}, about 6 GB on disk) ...")
+        pip("install", build.torch, *(["--index-url", build.index] if build.index else []))
     elif pypi_torch_is_cpu_only():
         say("installing torch (CPU build, about 0.9 GB on disk) ...")
-        pip("install", TORCH[kind])
+        pip("install", TORCH_CPU)
     else:
         say("installing torch (CPU build from PyTorch's own index, about 0.9 GB on disk) ...")
         # That index mirrors little else, so the dependencies wait for the next installation.
         source = ("--no-deps", "--retries", "1", "--index-url", TORCH_CPU_INDEX)
-        if pip("install", *source, TORCH[kind] + "+cpu", attempt=True) is None:
+        if pip("install", *source, TORCH_CPU + "+cpu", attempt=True) is None:
             say("that index can't be reached; installing PyPI's CUDA build, about 6 GB on disk ...")
-            pip("install", TORCH[kind])
+            pip("install", TORCH_CPU)
     version = call("-c", "import importlib.metadata as m; print(m.version('torch'))")
     CONSTRAINTS.write_text(f"torch=={version}", encoding="utf-8")
 
@@ -177,7 +194,8 @@ def ready(*extras: str) -> None:
     make_environment()
     # Scripts of an environment hold its path, and another driver needs another PyTorch.
     basis = [str(ROOT), str(shutil.which("nvidia-smi"))]
-    basis += [(ROOT / name).read_text("utf-8") for name in ("pyproject.toml", "noxfile.py")]
+    files = (ROOT / "pyproject.toml", ROOT / "noxfile.py", stack.BUILDS)
+    basis += [path.read_text("utf-8") for path in files]
     key = hashlib.sha256("\0".join(basis).encode()).hexdigest()
     before = json.loads(INSTALLED.read_text("utf-8")) if INSTALLED.exists() else {}
     had = set(before["extras"]) if before.get("key") == key else set()
@@ -186,17 +204,31 @@ def ready(*extras: str) -> None:
     wanted, torch = had.union(extras), before.get("torch")
     INSTALLED.unlink(missing_ok=True)
     if "run" in wanted:
-        kind = accelerator()
-        if torch != TORCH[kind]:
-            install_torch(kind)
-        torch = TORCH[kind]
-        wanted.update({kind} - {"cpu"})
+        build = accelerator()
+        chosen = f"{build.build} {build.torch}" if build else TORCH_CPU
+        if torch != chosen:
+            install_torch(build)
+        torch = chosen
+        wanted.update({build.extra} if build else set())
     target = f".[{','.join(sorted(wanted))}]"
     say(f"installing gpubench and what it requires, {target} ...")
     constraint = ["--constraint", str(CONSTRAINTS)] if CONSTRAINTS.exists() else []
     pip("install", *constraint, "--editable", target)
     state = {"key": key, "extras": sorted(wanted), "torch": torch}
     INSTALLED.write_text(json.dumps(state), encoding="utf-8")
+
+
+def needs_of_tests() -> tuple[str, ...]:
+    """The extras that tests need: where gcc or g++ is missing, with a compiler from PyPI."""
+    missing = [name for name in ("gcc", "g++") if shutil.which(name) is None]
+    if sys.platform != "linux" or not missing:
+        return ("run", "test")
+    say(
+        f"{' and '.join(missing)} missing: kernels and the stub of the driver's library are "
+        "compiled by zig's clang, from PyPI; the sanitizers of rung 5 need g++ and are skipped "
+        "(Debian and Ubuntu: apt install gcc g++)"
+    )
+    return ("run", "test", "compiler")
 
 
 def python(session: nox.Session, *arguments: str) -> None:
@@ -223,7 +255,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, spread over the processors; or, after ``--``, whatever pytest is to run."""
-    ready("run", "test")
+    ready(*needs_of_tests())
     if session.posargs:
         python(session, "-m", "pytest", *session.posargs)
         return
@@ -232,6 +264,18 @@ def tests(session: nox.Session) -> None:
     spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
     python(session, "-m", "pytest", *spread, "--ignore", "tests/benchmarks")
     python(session, "-m", "pytest", "tests/benchmarks")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Fail unless the tests execute every line and branch of the CUDA backend; takes a minute."""
+    ready(*needs_of_tests())
+    files = ("tests/nvml", "tests/unit/test_doctor.py", "tests/unit/test_cuda_backend.py")
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"--data-file={folder}/coverage"
+        python(session, "-m", "coverage", "run", data, "-m", "pytest", *files)
+        python(session, "-m", "coverage", "combine", "--quiet", data)
+        python(session, "-m", "coverage", "report", data)
 
 
 @nox.session
@@ -330,7 +374,7 @@ def efficiency(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Plant faults in the CUDA kernels and print which rung of their proof caught which."""
+    """Plant faults in the CUDA kernels; write which rung catches which to docs/verification.md."""
     ready("run", "test")
     with tempfile.TemporaryDirectory() as folder:
         rungs(session, "mutations", folder)

@@ -8,8 +8,9 @@
 //     vectorized   … and loads come 16 bytes at a time, several of them before the first is used
 //
 // All but the naive one leave a state per block, and a second launch, `finish`, combines those.
-// The order of the additions hangs on nothing but the sizes of array and grid, so equal input
-// gives equal bits; atomic additions come in any order.
+// The order of the additions hangs on nothing but the sizes of array and grid and, where loads are
+// wide, on the array's address modulo 16: equal input, aligned alike, gives equal bits. Atomic
+// additions come in any order.
 //
 // Compile by hand, from the root of the checkout, for one operation and one type of element:
 //     nvcc -std=c++17 -arch=sm_90 -cubin -DOPERATION=Sum -DELEMENT=float kernels/reduction.cu
@@ -69,10 +70,10 @@ __device__ __forceinline__ void change_atomically(Result* result, Change change)
     }
 }
 
-// An operation says for how many blocks at a time a multiprocessor has room, how a thread starts, how it takes in its next element, how states combine (of
-// any elements; or, cheaper, of elements that follow the first state's, ``offset`` later than they
-// say), and what comes out. 16-bit floats are widened to 32 bits for all of them, and integers are
-// added up in 64.
+// An operation says for how many blocks at a time a multiprocessor has room, how a thread starts,
+// how it takes in its next element, how states combine (of any elements; or, cheaper, of elements
+// that follow the first state's, ``offset`` later than they say), and what comes out. 16-bit floats
+// are widened to 32 bits for all of them, and integers are added up in 64.
 
 __device__ __forceinline__ float to_accumulator(float value) { return value; }
 __device__ __forceinline__ double to_accumulator(double value) { return value; }

@@ -6,10 +6,26 @@ import pytest
 from hypothesis import settings
 
 from gpubench.record import Record
+from rungs import compilers
 
 # An example may take as long as a busy machine makes it take.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+def pytest_sessionfinish(session):
+    """A rung that has tested nothing, though its compiler is here, fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(session.config, "workerinput"):  # a worker has a part only
+        return
+    by_outcome = {
+        outcome: {report.nodeid for report in reporter.stats.get(outcome, [])}
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    skipped = by_outcome.pop("skipped")
+    if idle := compilers.unproven(set().union(*by_outcome.values()), skipped):
+        reporter.write_line(f"nothing was tested of {', '.join(idle)}, though a compiler is here")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True)

@@ -134,10 +134,10 @@ def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:
     name = (error.name or "").partition(".")[0]
     if not name or name == "gpubench":
         raise error
-    wanted = f"[{extras[name]}]" if name in extras else ""
+    wanted = [extras[name]] if name in extras else []
     return errors.EnvironmentRefused(
         f"this needs {name}, which is not installed",
-        f"pip install 'gpubench-suite{wanted}'",
+        errors.install_line(*wanted),
     )
 
 

@@ -108,6 +108,8 @@ class Device(ABC):
     flush_writes: bool = False
     #: where workloads put their tensors: the argument of torch's ``device=``
     torch_device: str = "cpu"
+    #: whether something has gone wrong from which only a fresh process recovers
+    spoilt: bool = False
 
     @abstractmethod
     def unsupported(self, precision: str) -> str | None:

@@ -24,6 +24,15 @@ EXIT_ENVIRONMENT = 4
 EXIT_INTERRUPTED = 130
 
 
+# No package index has gpubench yet, so this is typed in the root of a checkout.
+INSTALL = "pip install -e "
+
+
+def install_line(*extras: str) -> str:
+    """What to type to have gpubench with ``extras``."""
+    return INSTALL + (f"'.[{','.join(extras)}]'" if extras else ".")
+
+
 class GpubenchError(Exception):
     """Base of all errors that gpubench raises on purpose."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gpubench import render, stats
-from gpubench.errors import CannotWrite, UnreadableResult, UsageError
+from gpubench.errors import CannotWrite, UnreadableResult, UsageError, install_line
 from gpubench.names import case_labels
 from gpubench.record import SCHEMA_VERSION, Record, Spread
 
@@ -248,7 +248,7 @@ def record_of(row: object, source: str) -> Record:
         raise UnreadableResult(
             f"{source} has schema version {record.schema_version}; this gpubench reads up to "
             f"{SCHEMA_VERSION}",
-            "pip install --upgrade gpubench-suite",
+            f"git pull && {install_line()}",
         )
     return record
 

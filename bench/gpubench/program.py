@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gpubench import stack
-from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
+from gpubench.errors import EnvironmentRefused, Unsupported, UsageError, install_line
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ def require_cupy(device: "Device") -> None:
         import cupy  # noqa: F401 - asked for only to see whether it loads
     except ImportError as error:
         raise Unsupported(
-            "this implementation needs CuPy: pip install 'gpubench-suite[cuda12]' or [cuda13], "
+            f"this implementation needs CuPy: {install_line('cuda12')} or [cuda13], "
             f"by the driver's CUDA version ({error})"
         ) from error
 

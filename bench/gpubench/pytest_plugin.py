@@ -35,7 +35,7 @@ TRIAL_FILE = "GPUBENCH_PYTEST_TRIAL"
 DEFAULT_TRIALS = 5
 #: seconds that a further process may take, beside ten times what this one took
 PATIENCE_S = 120.0
-MISSING = "gpu_benchmark needs pytest-benchmark: pip install 'gpubench-suite[run,pytest]'"
+MISSING = f"gpu_benchmark needs pytest-benchmark: {errors.install_line('run', 'pytest')}"
 #: options that write files, compare or wait for a person; a further process does nothing of that
 SIDE_EFFECTS = (
     *("benchmark_save", "benchmark_autosave", "benchmark_json", "benchmark_compare"),

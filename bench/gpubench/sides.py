@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpubench import plugins
 from gpubench.environment import outside_of_hooks
-from gpubench.errors import EnvironmentRefused, UsageError
+from gpubench.errors import EnvironmentRefused, UsageError, install_line
 from gpubench.workload import Workload, all_workloads
 
 WORKTREE = (".", "worktree")
@@ -376,7 +376,7 @@ def _probed(side: Side) -> Side:
     done = side.call("-m", "gpubench", "run", "--help")
     if done.returncode or "gpubench run" not in done.stdout:  # some answer anything with 0
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        remedy = {"env": f"{side.python} -m pip install 'gpubench-suite[run]'"}
+        remedy = {"env": f"{side.python} -m {install_line('run')}"}
         raise EnvironmentRefused(
             f"{side.label} has no gpubench that works: {words}",
             remedy.get(side.kind, "`python -m gpubench run --help` has to work there"),

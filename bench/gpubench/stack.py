@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gpubench.errors import EnvironmentRefused
+from gpubench.errors import EnvironmentRefused, install_line
 
 BUILDS = Path(__file__).parent / "data" / "builds.csv"
 # Oldest driver branch that runs a major version of CUDA: NVIDIA's CUDA Compatibility guide, table
@@ -61,7 +61,7 @@ class Build:
             replace: another build of torch is installed. pip would take it for good enough, since
                 a requirement names a version and not a build.
         """
-        ours = f"pip install 'gpubench-suite[{self.extra}]'"
+        ours = install_line(self.extra)
         if not self.index and not replace:
             return ours
         index = f" --index-url {self.index}" if self.index else ""

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from gpubench.errors import CannotWrite, UnreadableResult
+from gpubench.errors import CannotWrite, UnreadableResult, install_line
 from gpubench.record import NOT_REAL, SCHEMA_VERSION, Record, Status
 
 VERSION_KEY = b"gpubench_schema_version"
@@ -268,7 +268,7 @@ def read(path: str) -> pa.Table:
     if int(version) > SCHEMA_VERSION:
         raise UnreadableResult(
             f"{path} has schema version {int(version)}; this gpubench reads up to {SCHEMA_VERSION}",
-            "pip install --upgrade gpubench-suite",
+            f"git pull && {install_line()}",
         )
     return _conform(path, table)
 

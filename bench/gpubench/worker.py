@@ -56,7 +56,10 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended; ``measurement`` only where it is ok."""
+    """How a case ended; ``measurement`` only where it is ok.
+
+    ``poisoned``: the process that it ran in should measure nothing else.
+    """
 
     status: str
     reason: str | None = None
@@ -249,9 +252,11 @@ def _too_large(device: Device, footprint: float) -> str | None:
 def attempt(device: Device, case: Case, rule: StopRule) -> Outcome:
     """Measure a case and turn whatever comes of it into an outcome."""
     try:
-        return Outcome("ok", measurement=storable(measure(device, case, rule)))
+        measurement = storable(measure(device, case, rule))
+        return Outcome("ok", measurement=measurement, poisoned=device.spoilt)
     except CaseOutcome as error:
-        return Outcome(error.status, environment.without_identity(str(error)))
+        reason = environment.without_identity(str(error))
+        return Outcome(error.status, reason, poisoned=device.spoilt)
     except Exception as error:  # noqa: BLE001 - whatever a workload raises is its row's reason, not the run's end
         status = "oom" if device.out_of_memory(error) else "failed"
         text = " ".join(f"{type(error).__name__}: {error}".split())

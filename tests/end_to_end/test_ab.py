@@ -68,7 +68,7 @@ def test_one_environment_against_itself_with_a_failing_case_keeps_its_reason(tmp
         (("a.py", "nothing"), 2, "'nothing' is not an environment"),
         (("a.py", "b.py", "--suite", "nowhere"), 2, "no suite is named 'nowhere'"),
         (("a.py", "b.py", "--only", "nothing"), 2, "A: a.py: --only 'nothing' matches no case"),
-        (("/bin/true", "/bin/true"), 4, "-m pip install 'gpubench-suite[run]'"),
+        (("/bin/true", "/bin/true"), 4, "-m pip install -e '.[run]'"),
     ],
 )
 def test_what_can_not_run_is_refused_as_its_own_process_says(files, arguments, status, words):

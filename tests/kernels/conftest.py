@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rungs import compiling, machine_code, on_cpu
+from rungs import compilers, compiling, machine_code, on_cpu
 from rungs.programs import PROGRAMS
 
 
 @pytest.fixture(scope="session")
 def build_folder(tmp_path_factory):
-    if on_cpu.COMPILER is None:
-        pytest.skip("needs g++, and none is here")
+    if not compilers.CPP:
+        pytest.skip(compilers.MISSING)
     return tmp_path_factory.mktemp("kernels")
 
 

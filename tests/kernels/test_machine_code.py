@@ -57,6 +57,20 @@ def test_half_precision_is_unrolled_as_far_as_float(figures, operation, precisio
         assert (half.loads_in_flight or 0) >= min(full.loads_in_flight or 0, 4)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_halves_are_converted_by_the_two_exact_instructions_and_bfloats_by_their_bits(
+    compiled, name, architecture
+):
+    """Rung 5 can't see these: on a processor they are C++."""
+    expected = set()
+    if name.endswith("fp16"):
+        expected = {"cvt.f32.f16"}  # a reduction leaves what it computes in
+        if not name.startswith("reduction"):
+            expected.add("cvt.rn.f16.f32")
+    assert machine_code.conversions(compiled[name, architecture]) == expected
+
+
 @pytest.mark.parametrize(
     ("architecture", "registers", "shared_bytes", "threads"),
     [

@@ -8,6 +8,7 @@ from rungs.behaviour import (
     check_bias_gelu,
     check_reduction,
     check_softmax,
+    reduce_on_cpu,
     rows_of,
     special_rows,
 )
@@ -46,6 +47,24 @@ def test_a_reduction_is_right_whatever_the_grid_and_the_alignment(
         check_reduction(
             built, variant, operation, precision, values, schedules, blocks=blocks, offset=offset
         )
+
+
+@pytest.mark.parametrize("variant", ["shared", "shuffle", "vectorized"])
+def test_equal_input_that_is_aligned_alike_gives_equal_bits(library, variant):
+    """Wide loads begin at the first multiple of 16 bytes; the others don't ask for any."""
+    values = numbers.random_values(3001, "fp32", seed=1)
+    sums = [
+        reduce_on_cpu(
+            library("reduction sum fp32"),
+            *(variant, "sum", "fp32", values),
+            schedule=FORWARD,
+            blocks=2,
+            offset=offset,
+        )
+        for offset in (0, 4, 1)
+    ]
+    assert sums[0] == sums[1]
+    assert (sums[0] == sums[2]) == (variant != "vectorized")
 
 
 @pytest.mark.parametrize("variant", reduction.VARIANTS)

@@ -5,13 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rungs import child
+from rungs import child, compilers
 from rungs.programs import PROGRAMS
 
 
 @pytest.fixture(scope="module")
 def complaint(build_all):
     """What each mode finds in all programs; two modes at a time."""
+    if not compilers.IS_GNU:
+        pytest.skip(compilers.NO_RUNTIME if compilers.CPP else compilers.MISSING)
     if shutil.which("setarch") is None:
         pytest.skip("needs setarch, which fixes addresses for the sanitizers")
     built = {kind: build_all(kind) for kind in ("thread", "address")}

@@ -5,7 +5,6 @@ Each test runs in processes of its own, which load the stub where they would loa
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from gpubench import record, store, table
+from rungs import compilers
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("gcc") is None or sys.platform != "linux",
-    reason="the stub of NVIDIA's library is C for Linux, and there is no gcc to compile it",
+    not compilers.C, reason=f"the stub of NVIDIA's library is C for Linux: {compilers.MISSING}"
 )
 SOURCE = Path(__file__).with_name("stub.c")
 OPTIONS = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden")
@@ -84,7 +83,7 @@ def libraries(tmp_path_factory):
     for age, flags in {"recent": (), "old": ("-DOLD_DRIVER",)}.items():
         folder = tmp_path_factory.mktemp(age)
         target = folder / "libnvidia-ml.so.1"
-        subprocess.run(["gcc", *OPTIONS, *flags, str(SOURCE), "-o", str(target)], check=True)
+        subprocess.run([*compilers.C, *OPTIONS, *flags, str(SOURCE), "-o", str(target)], check=True)
         made[age] = folder
     return made
 

@@ -135,7 +135,7 @@ def test_an_environment_without_gpubench_is_refused_with_what_to_install(tmp_pat
         sides.made_ready((str(python), sys.executable), tmp_path),
     ):
         pass
-    assert "-m pip install 'gpubench-suite[run]'" in caught.value.remedy
+    assert "-m pip install -e '.[run]'" in caught.value.remedy
 
 
 # commits ---------------------------------------------------------------------------------------

@@ -211,6 +211,11 @@ def test_steps_of_a_training_loop_follow_each_other_with_no_help_for_the_host(de
         ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
         ("CUDA_LAUNCH_BLOCKING", "1"),
         ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
+        ("PYTORCH_TUNABLEOP_ENABLED", "1"),
+        ("CUBLAS_EMULATE_SINGLE_PRECISION", "1"),
+        ("CUBLAS_EMULATE_DOUBLE_PRECISION", "1"),
+        ("CUBLAS_EMULATION_STRATEGY", "eager"),
+        ("CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT", "40"),
     ],
 )
 def test_a_variable_that_overrides_the_method_is_refused_by_its_name(monkeypatch, name, value):
@@ -497,6 +502,54 @@ def test_a_capture_that_fails_says_its_first_reason_and_gives_the_stream_back(de
     assert device.torch.stream[-1] == "synchronize"
 
 
+class Pool:
+    """CuPy's memory: a block that is free is used again, another one is asked of the driver."""
+
+    def __init__(self, graphs):
+        self.graphs, self.free, self.asked = graphs, 0, 0
+
+    def block(self):
+        if self.free:
+            self.free -= 1
+        elif self.graphs.capturing is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted")
+        else:
+            self.asked += 1
+        return Block(self)
+
+
+class Block:
+    def __init__(self, pool):
+        self.pool = pool
+
+    def __del__(self):
+        self.pool.free += 1
+
+
+def test_a_rehearsal_leaves_cupys_pool_as_many_blocks_as_the_capture_keeps(device):
+    pool = Pool(device.torch.graphs)
+    device.capture([pool.block] * 20)
+    assert (pool.asked, pool.free) == (20, 20)
+    assert not device.spoilt
+
+
+def test_a_capture_that_broke_off_spoils_the_process_and_a_refusal_before_it_does_not(device):
+    graphs = device.torch.graphs
+    with pytest.raises(Unsupported):
+        device.capture([graphs.item])
+    assert not device.spoilt
+
+    def step():
+        if graphs.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(Unsupported):
+        device.capture([step])
+    assert device.spoilt
+    device.capture([lambda: None])
+    assert device.spoilt
+
+
 def test_no_samples_are_none(device):
     assert device.sample(lambda: None, inner=1, count=0, cold=False).device_s == []
     assert device.torch.stream == []
@@ -507,6 +560,7 @@ def test_the_functions_that_the_double_stands_for_are_torchs(device):
     for name in device.torch.graphs.names():
         assert hasattr(torch.cuda, name)
     assert hasattr(torch.cuda, "_sleep")
+    assert {"is_enabled", "enable"} <= set(vars(torch.cuda.tunable))
     total = torch.zeros((), dtype=torch.float32)
     torch.sum(torch.ones(8), dim=0, out=total)
     assert total == 8
@@ -846,7 +900,7 @@ def test_without_torch_the_line_to_install_it_is_that_of_the_card(monkeypatch):
     monkeypatch.setattr(_nvml, "devices", list)
     with pytest.raises(EnvironmentRefused, match="not installed") as refused:
         cuda._torch_for(0)
-    assert refused.value.remedy == "pip install 'gpubench-suite[cuda13]'"
+    assert refused.value.remedy == "pip install -e '.[cuda13]'"
 
 
 def test_a_card_of_the_catalogue_is_planned_by_it_and_another_as_a_slow_one(monkeypatch, device):
@@ -878,6 +932,15 @@ def test_products_of_fp16_are_never_added_in_fp16(device):
     with device.mode("fp16"):
         assert not matmul.allow_fp16_accumulation
     assert matmul.allow_fp16_accumulation
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_no_product_runs_by_an_algorithm_that_torch_has_tuned(device, before):
+    state = [before]
+    device.torch.cuda.tunable = SimpleNamespace(is_enabled=lambda: state[-1], enable=state.append)
+    with device.mode("fp32"):
+        assert state[-1] is False
+    assert state[-1] is before
 
 
 def with_uuid(torch, uuid):

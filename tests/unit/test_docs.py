@@ -5,16 +5,20 @@ import ast
 import dataclasses
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from gpubench import cli, compare, exchange, job, listing, measure, render, report, table, telemetry
 from gpubench.backends.virtual import Script
+from gpubench.errors import install_line
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
+from gpubench.stack import builds
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def read(name):
@@ -162,6 +166,24 @@ def test_the_readme_shows_the_two_commands_and_ci_runs_the_second():
     assert "python3 noxfile.py -s bench" in readme
     assert "python3 noxfile.py -s tests" in readme
     assert "\npython3 noxfile.py -s tests" in read(".ci/run")
+
+
+def test_every_line_that_installs_gpubench_is_one_that_works_today():
+    """No package index has it, so a line that names it would fail, or install another's."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    # What transformers lacks is said where no one sees the remedy, and words there are its code.
+    sources = [path for path in (ROOT / "bench").rglob("*.py") if path.name != "bert.py"]
+    for path in [*pages, *sources]:
+        text = path.read_text(encoding="utf-8")
+        assert PROJECT["name"] not in text, path
+        if path.suffix == ".md":
+            for line, extras in re.findall(r"(pip install -e (?:'\.\[(.*?)\]'|\S+?))[`\s]", text):
+                wanted = extras.split(",") if extras else []
+                assert line == install_line(*wanted), path
+                assert PROJECT["optional-dependencies"].keys() >= set(wanted), path
+    assert f"\n{install_line('run')} " in read("README.md")
+    assert f"\n{install_line('cuda13')} " in read("docs/verification.md")
+    assert builds()[0].install_line() == install_line("cuda13")
 
 
 def test_the_column_page_is_the_generated_one():

@@ -48,7 +48,7 @@ def test_what_a_card_needs_is_said_without_a_card(card_id, capsys, monkeypatch):
     assert rows[0]["driver"] == ("525 to 580" if old else "580 or newer")
     for row in rows:
         assert row["install"].startswith("pip install ")
-        assert row["install"].endswith(f"'gpubench-suite[cuda{row['cuda']}]'")
+        assert row["install"].endswith(f"pip install -e '.[cuda{row['cuda']}]'")
 
 
 def test_a_card_that_the_catalogue_lacks_is_refused_with_the_nearest(capsys):
@@ -208,7 +208,7 @@ def with_torch(monkeypatch, torch):
         (a_torch(cuda=None), A_CARD, "problem", "without CUDA", "--force-reinstall"),
         (a_torch(), replace(A_CARD, driver="535.1"), "problem", "580 or newer", "cu126"),
         (ModuleNotFoundError("torch"), A_CARD, "problem", "not installed", "cuda13"),
-        (ModuleNotFoundError("torch"), None, "note", "read results", "gpubench-suite[run]"),
+        (ModuleNotFoundError("torch"), None, "note", "read results", "pip install -e '.[run]'"),
         (OSError("libcudnn.so.9: cannot open"), A_CARD, "problem", "libcudnn", "pip install"),
         (OSError("libcudnn.so.9: cannot open"), None, "problem", "can't be loaded", "pip install"),
         (a_torch(cuda=None), None, "ok", "2 threads", ""),
@@ -408,6 +408,23 @@ def test_no_answer_of_the_library_ends_an_examination(data, name):
     assert found.state in {"ok", "note", "problem"}
     assert found.found
     assert (found.check, found.device) == (name, "cuda:0")
+
+
+def asked(card, **answers):
+    """A card with this row of the catalogue, whose library tells these things and no other."""
+    told = {
+        f"nvmlDeviceGet{name}": lambda handle, value=value: value for name, value in answers.items()
+    }
+    return _health.Subject(A_CARD, card, _nvml.Sensors(SimpleNamespace(**told), "handle", None))
+
+
+def test_a_card_of_the_catalogue_is_known_by_it_and_so_is_its_slot():
+    link = {"CurrPcieLinkWidth": 16, "MaxPcieLinkWidth": 16, "MaxPcieLinkGeneration": 2}
+    t4 = catalogue()["tesla-t4"]
+    assert _health.in_catalogue(asked(t4)) == ok(f"{A_CARD.card} is tesla-t4")
+    found = _health.pcie(asked(t4, **link))
+    assert (found.state, "could do generation 3" in found.found) == ("note", True)
+    assert _health.pcie(asked(None, **link)).state == "ok"
 
 
 def test_the_double_of_torch_is_like_torch():

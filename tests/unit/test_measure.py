@@ -12,12 +12,15 @@ from gpubench.cards import get_card
 from gpubench.errors import Unsupported, WrongResult
 from gpubench.measure import StopRule, measure
 from gpubench.stats import median
+from gpubench.worker import attempt
 from gpubench.workload import Case
 
 CASE = Case("gemm", (("shape", "4096x4096x4096"), ("precision", "fp32")))
 #: 3 MiB, which fit into the card's 6 MiB of L2
 SMALL = Case("gemm", (("shape", "512x512x512"), ("precision", "fp32")))
 GRAPH = StopRule(graph=True)
+#: what this card lacks
+LACKED = Case("gemm", (("shape", "512x512x512"), ("precision", "fp8")))
 HOT = Case(SMALL.workload, SMALL.params, "hot")
 
 
@@ -148,6 +151,17 @@ def test_where_no_graph_can_be_captured_the_row_says_so_and_is_measured_all_the_
     measured = measure(device, SMALL, StopRule(graph=True))
     assert measured.notes["graph"] == "not used: the step reads back"
     assert measured.samples.device_s
+
+
+@pytest.mark.parametrize("spoils", [False, True])
+@pytest.mark.parametrize(("case", "status"), [(SMALL, "ok"), (LACKED, "unsupported")])
+def test_a_process_that_a_capture_spoilt_ends_with_its_case_whatever_came_of_that(
+    case, status, spoils
+):
+    device = on_card(noise=0.0)
+    device.spoilt = spoils
+    outcome = attempt(device, case, StopRule())
+    assert (outcome.status, outcome.poisoned) == (status, spoils)
 
 
 def test_warm_up_is_kept_out_of_the_samples():

@@ -448,7 +448,7 @@ def test_cupy_is_unsupported_off_nvidia_cards(device, name, params):
 def test_missing_cupy_is_unsupported_with_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     card = SimpleNamespace(info=SimpleNamespace(backend="cuda"))
-    with pytest.raises(Unsupported, match=r"gpubench-suite\[cuda12\].*\[cuda13\]"):
+    with pytest.raises(Unsupported, match=r"'\.\[cuda12\]'.*\[cuda13\]"):
         require_cupy(card)
 
 

@@ -65,7 +65,7 @@ def test_every_card_of_the_catalogue_has_a_build_under_some_driver_that_still_kn
         line = build.install_line()
         assert line.startswith("pip install ")
         # The extra that brings CuPy is of the CUDA that torch brings.
-        assert f"gpubench-suite[cuda{build.cuda}]" in line
+        assert f"pip install -e '.[cuda{build.cuda}]'" in line
         assert build.cupy == f"cupy-cuda{build.cuda}x"
         assert build.index in line
 
@@ -148,20 +148,17 @@ def test_a_sound_stack_has_no_problem():
 @pytest.mark.parametrize(
     ("different", "words", "line"),
     [
-        ({"torch": None, "cuda": None}, "not installed", "pip install 'gpubench-suite[cuda13]'"),
+        ({"torch": None, "cuda": None}, "not installed", "pip install -e '.[cuda13]'"),
         (
             {"torch": None, "cuda": None, "capability": (6, 1)},
             "not installed",
-            (
-                "--index-url https://download.pytorch.org/whl/cu126 && "
-                "pip install 'gpubench-suite[cuda12]'"
-            ),
+            ("--index-url https://download.pytorch.org/whl/cu126 && pip install -e '.[cuda12]'"),
         ),
         (
             {"torch": "2.13.0+cpu", "cuda": None},
             "(2.13.0+cpu) was built without CUDA",
             # pip takes the CPU's build for good enough, unless it is told to replace it.
-            "pip install --force-reinstall 'torch>=2.11' && pip install 'gpubench-suite[cuda13]'",
+            "pip install --force-reinstall 'torch>=2.11' && pip install -e '.[cuda13]'",
         ),
         (
             {"torch": "2.8.0", "cuda": "12.8", "architectures": TORCH_2_8, "capability": (6, 0)},

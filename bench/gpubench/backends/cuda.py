@@ -34,6 +34,15 @@ OVERRIDES = {
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("", "0"), "torch uses TF32 for FP32"),
     "CUDA_LAUNCH_BLOCKING": (("", "0"), "each launch waits for its end"),
     "PYTORCH_NO_CUDA_MEMORY_CACHING": (("", "0"), "each step asks the driver for memory"),
+    "PYTORCH_TUNABLEOP_ENABLED": (
+        ("", "0"),
+        "torch picks an algorithm by timing",
+    ),
+    # By cuBLAS's documentation, "Floating Point Emulation"; from CUDA 12.9 on.
+    "CUBLAS_EMULATE_SINGLE_PRECISION": (("", "0"), "cuBLAS makes FP32 products of BF16 ones"),
+    "CUBLAS_EMULATE_DOUBLE_PRECISION": (("", "0"), "cuBLAS makes FP64 products of integer ones"),
+    "CUBLAS_EMULATION_STRATEGY": (("",), "cuBLAS chooses otherwise which products to emulate"),
+    "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT": (("",), "cuBLAS gives FP64 other digits"),
 }
 # No card of the catalogue has more; for cards that it lacks.
 LARGEST_CACHE_BYTES = 128 * 2**20
@@ -182,9 +191,8 @@ class CudaDevice(Device):
         """By the card's compute capability."""
         return unsupported_precision(self.capability, precision)
 
-    @contextmanager
-    def mode(self, precision: str | None) -> Iterator[None]:
-        """TF32 for ``tf32`` and only for it; sums of FP16 and BF16 products stay in FP32."""
+    def _settings(self, precision: str | None) -> list[tuple[Any, str, object]]:
+        """What torch is to be set to for a case: the owner of each setting, its name, its value."""
         backends = self.torch.backends
         matmul = backends.cuda.matmul
         tf32 = precision == "tf32"
@@ -205,15 +213,28 @@ class CudaDevice(Device):
         ]
         if hasattr(matmul, "allow_fp16_accumulation"):
             settings.append((matmul, "allow_fp16_accumulation", False))
+        return settings
+
+    @contextmanager
+    def mode(self, precision: str | None) -> Iterator[None]:
+        """TF32 for ``tf32`` and only for it; sums of FP16 and BF16 products stay in FP32."""
+        settings = self._settings(precision)
+        # Its choice of algorithm hangs on what it timed, or on a file that lies about.
+        tunable: Any = getattr(self.torch.cuda, "tunable", None)
+        was_tuned = tunable is not None and tunable.is_enabled()
         self.torch.cuda.empty_cache()  # the last case's tensors are gone by now
         self._host_s = self._device_s = 0.0
         before = [getattr(owner, name) for owner, name, _ in settings]
         try:
             for owner, name, value in settings:
                 setattr(owner, name, value)
+            if was_tuned:
+                tunable.enable(False)
             with self.torch.cuda.device(self.index):  # events and CuPy follow the current one
                 yield
         finally:
+            if was_tuned:
+                tunable.enable(True)
             for (owner, name, _), value in zip(settings, before, strict=True):
                 setattr(owner, name, value)
 
@@ -358,10 +379,7 @@ class CudaDevice(Device):
                 self._rehearse(steps)
                 # On the stream of the rehearsal: libraries keep handles, work space and free
                 # memory for each stream, and making those can't be captured.
-                with cuda.graph(graph, stream=side):
-                    # Kept until the end, so that no step writes its result over another's.
-                    kept = [step() for step in steps]
-                del kept
+                self._capture_into(graph, side, steps)
         except RuntimeError as error:
             if self.out_of_memory(error):
                 raise
@@ -386,10 +404,23 @@ class CudaDevice(Device):
             warnings.simplefilter("ignore", UserWarning)  # it calls itself a prototype
             cuda.set_sync_debug_mode("error")
         try:
-            for step in steps:
-                step()
+            # Kept as in the capture: CuPy's pool then has as many blocks as that will take. To
+            # ask the driver for another one spoils a capture.
+            kept = [step() for step in steps]
+            del kept
         finally:
             cuda.set_sync_debug_mode(before)
+
+    def _capture_into(self, graph: Any, side: Any, steps: Sequence[Callable[[], object]]) -> None:
+        """Capture; a failure from here on leaves a process that should measure nothing else."""
+        try:
+            with self.torch.cuda.graph(graph, stream=side):
+                # Kept until the end, so that no step writes its result over another's.
+                kept = [step() for step in steps]
+            del kept
+        except BaseException:
+            self.spoilt = True
+            raise
 
     def expected_s(self, work: "Work", precision: str | None) -> float | None:
         """The catalogue's nominal time, or that of a slow card."""

@@ -70,6 +70,7 @@ def _print_needs(card_id: str, form: str) -> int:
         print(render.rows(needs, columns, form, "installs"), end="")
         return errors.EXIT_DONE
     print("{card}, compute capability {compute_capability}".format(**needs[0]))
+    print("\nto be typed in the root of a checkout of gpubench:")
     for build in needs:  # a line to be copied stands alone, and is not folded
         print("\ndriver {driver}: {torch} for CUDA {cuda}, {cupy}".format(**build))
         print(f"    {build['install']}")

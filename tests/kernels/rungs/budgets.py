@@ -1,4 +1,4 @@
-"""Rung 4: the budgets that were agreed on, budgets.toml, and what exceeds them."""
+"""Rung 4: what exceeds the budgets that were agreed on, budgets.toml, or rounds another way."""
 
 import tomllib
 from functools import cache
@@ -7,7 +7,7 @@ from typing import Any
 
 from gpubench.program import Program
 from rungs.compiling import Compiled
-from rungs.machine_code import Figures, resident_threads
+from rungs.machine_code import EXACT_CONVERSIONS, Figures, conversions, resident_threads
 
 PATH = Path(__file__).parent.parent / "budgets.toml"
 
@@ -27,7 +27,11 @@ def budget_of(program: Program, kernel: str) -> tuple[str, dict[str, Any]]:
 
 def exceeded(compiled: Compiled, figures: dict[str, Figures]) -> list[str]:
     """What is over budget, or under it where more is better."""
-    problems = []
+    where = f"{compiled.program.name} sm_{compiled.architecture}"
+    problems = [
+        f"{where}: {name} rounds otherwise than to the nearest, or drops denormal numbers"
+        for name in sorted(conversions(compiled) - EXACT_CONVERSIONS)
+    ]
     for kernel, found in figures.items():
         _, budget = budget_of(compiled.program, kernel)
         threads = min(budget["threads"], resident_threads(compiled.architecture))

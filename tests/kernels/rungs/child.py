@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rungs import numbers, on_cpu
+from rungs import compilers, numbers
 from rungs.behaviour import (
     check_bias_gelu,
     check_reduction,
@@ -51,7 +51,7 @@ def complaint(mode: str, libraries: dict[Path, str]) -> str | None:
     runtime = MODES[mode][1]
     command = []
     if runtime:
-        asked = [on_cpu.COMPILER, f"-print-file-name={runtime}"]
+        asked = [*compilers.CPP, f"-print-file-name={runtime}"]
         path = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         # Its shadow memory needs addresses where they usually are. The runtime is for Python alone.
         command = ["setarch", "--addr-no-randomize", "env", f"LD_PRELOAD={path}"]

@@ -1,4 +1,4 @@
-// CUDA C++ for a host compiler: include this first, and g++ takes a .cu file as it is.
+// CUDA C++ for a host compiler: include this first, and g++ or clang takes a .cu file as it is.
 //
 // Each CUDA thread is a fiber, all on one operating-system thread; cuda_on_cpu.cpp switches
 // between them, in an order of the caller's choice, where they wait for each other. Enough of CUDA
@@ -118,7 +118,7 @@ inline unsigned int __float_as_uint(float value) {
 }
 inline double __longlong_as_double(long long bits) { return cuda_on_cpu::bits_as<double>(bits); }
 
-// vector.cuh's two instructions: g++ converts by IEEE 754's rules as well.
+// vector.cuh's two instructions: both convert by IEEE 754's rules as well.
 inline float half_to_float(unsigned short bits) {
     return static_cast<float>(cuda_on_cpu::bits_as<_Float16>(bits));
 }

@@ -31,6 +31,9 @@ _USED = re.compile(
 _SHARED = re.compile(r"(\d+) bytes smem")
 _WIDE_PTX = re.compile(r"\bld\.global(?:\.nc)?(?:\.\w+)*\.(?:v4\.[fbsu]32|v2\.[fbsu]64)")
 _WIDE_SASS = re.compile(r"\bLDG\.E\.128[.\w]*\s+R(\d+)")
+_CONVERSION = re.compile(r"\bcvt\.[.\w]*f16[.\w]*")
+# To the nearest, ties to even, and denormal numbers kept: what g++ does on rung 5.
+EXACT_CONVERSIONS = {"cvt.f32.f16", "cvt.rn.f16.f32", "cvt.f32.bf16", "cvt.rn.bf16.f32"}
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(.*?);")
 _REGISTER = re.compile(r"\bR(\d+)\b")
 
@@ -105,6 +108,11 @@ def figures(compiled: Compiled) -> dict[str, Figures]:
             threads=threads_with_room(compiled.architecture, registers, shared_bytes),
         )
     return found
+
+
+def conversions(compiled: Compiled) -> set[str]:
+    """The PTX instructions that convert from or to a 16-bit float."""
+    return set(_CONVERSION.findall(compiled.ptx))
 
 
 def _split(heading: re.Pattern[str], text: str) -> list[tuple[str, str]]:

@@ -4,14 +4,10 @@
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from rungs import compiling, machine_code
+from rungs import compiling, machine_code, page
 from rungs.machine_code import Figures
 from rungs.programs import PROGRAMS
-
-PAGE = Path(__file__).parents[3] / "docs" / "verification.md"
-BEGIN, END = "<!-- begin matrix -->\n", "<!-- end matrix -->\n"
 
 
 def table(figures: dict[tuple[str, str], dict[str, Figures]]) -> str:
@@ -38,18 +34,12 @@ def _cell(architecture: str, found: list[Figures]) -> str:
     return registers + f" ({share:.0%})" * (share < 1) + f", {spilled} B spilled" * (spilled > 0)
 
 
-def with_table(page: str, figures: dict[tuple[str, str], dict[str, Figures]]) -> str:
-    """The page with its table replaced."""
-    before, _, rest = page.partition(BEGIN)
-    return before + BEGIN + table(figures) + END + rest.partition(END)[2]
-
-
 def main() -> None:
     compiled = compiling.compile_all(list(PROGRAMS.values()))
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(machine_code.figures, compiled.values())
         figures = dict(zip(compiled, found, strict=True))
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    page.write_table("matrix", table(figures))
 
 
 if __name__ == "__main__":

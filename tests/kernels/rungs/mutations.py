@@ -1,6 +1,7 @@
 """Faults planted in the kernels, each of which one rung at least has to catch.
 
-``python -m rungs.mutations FOLDER`` plants each, climbs all rungs, and prints which caught it.
+``python -m rungs.mutations FOLDER`` plants each, climbs all rungs, prints which caught it, and
+writes the table of docs/verification.md.
 """
 
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from gpubench.errors import Unsupported
 from gpubench.program import Program
-from rungs import budgets, child, compiling, machine_code, on_cpu
+from rungs import budgets, child, compilers, compiling, machine_code, on_cpu, page
 from rungs.programs import changed
 
 
@@ -185,6 +186,27 @@ MUTATIONS = (
         caught_by="static",
     ),
     Mutation(
+        name="halves rounded towards zero in a softmax",
+        program="softmax fp16",
+        old="cvt.rn.f16.f32",
+        new="cvt.rz.f16.f32",
+        caught_by="static",
+    ),
+    Mutation(
+        name="halves rounded towards zero in a GELU",
+        program="bias_gelu fp16",
+        old="cvt.rn.f16.f32",
+        new="cvt.rz.f16.f32",
+        caught_by="static",
+    ),
+    Mutation(
+        name="denormal halves read as zero",
+        program="reduction sum fp16",
+        old="cvt.f32.f16",
+        new="cvt.ftz.f32.f16",
+        caught_by="static",
+    ),
+    Mutation(
         name="a word that isn't C++",
         program="bias_gelu fp32",
         old="return 0.5f * value",
@@ -192,6 +214,9 @@ MUTATIONS = (
         caught_by="compile",
     ),
 )
+
+
+WIDTH = max(len(mutation.name) for mutation in MUTATIONS)
 
 
 def compile_complaint(program: Program, folder: Path) -> str | None:
@@ -229,7 +254,7 @@ def run_complaint(mode: str) -> Callable[[Program, Path], str | None]:
 # find, even if a sanitizer's process ends with it, too.
 RUNGS: dict[str, tuple[Callable[[Program, Path], str | None], str]] = {
     "compile": (compile_complaint, "can't be compiled"),
-    "static": (static_complaint, "at most|at least|spilled"),
+    "static": (static_complaint, "at most|at least|spilled|rounds"),
     "run": (run_complaint("plain"), "AssertionError|exit -11"),
     "race": (run_complaint("thread"), "data race"),
     "blocks": (run_complaint("blocks"), "data race"),
@@ -244,16 +269,29 @@ def catches(rung: str, mutation: Mutation, folder: Path) -> str | None:
     return found if found and re.search(words, found) else None
 
 
+def heading() -> str:
+    return f"{'planted fault':{WIDTH}}  {'  '.join(f'{rung:7}' for rung in RUNGS)}".rstrip()
+
+
+def line(mutation: Mutation, folder: Path) -> str:
+    """Which rungs catch a fault; a star is at the one that has to."""
+    cells = []
+    for rung in RUNGS:
+        star = "*" * (rung == mutation.caught_by)
+        cells.append(f"{('caught' if catches(rung, mutation, folder) else '–') + star:7}")
+    return f"{mutation.name:{WIDTH}}  {'  '.join(cells)}".rstrip()
+
+
 def main(folder: str) -> None:
-    width = max(len(mutation.name) for mutation in MUTATIONS)
-    print(f"{'planted fault':{width}}  {'  '.join(f'{rung:7}' for rung in RUNGS)}")
+    if not compilers.IS_GNU:
+        sys.exit(compilers.NO_RUNTIME)
+    lines = [heading()]
+    print(lines[0])
     for mutation in MUTATIONS:
-        cells = []
-        for rung in RUNGS:
-            star = "*" * (rung == mutation.caught_by)
-            cells.append(f"{('caught' if catches(rung, mutation, Path(folder)) else '–') + star:7}")
-        print(f"{mutation.name:{width}}  {'  '.join(cells)}", flush=True)
-    print("* the rung that is there for it")
+        lines.append(line(mutation, Path(folder)))
+        print(lines[-1], flush=True)
+    text = "\n".join(["```", *lines, "* the rung that is there for it", "```", ""])
+    page.write_table("mutations", text)
 
 
 if __name__ == "__main__":

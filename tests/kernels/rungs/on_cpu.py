@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import shutil
 import subprocess
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from gpubench.program import THREADS, Program
+from rungs import compilers, elf
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("g++")
 # Without -fno-gnu-unique and with visible symbols all libraries of a process would share the
 # variables of one template, the __shared__ ones among them, and hide each other's races.
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fno-gnu-unique", "-fvisibility=hidden")
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden")
+FLAGS += ("-fno-gnu-unique",) if compilers.IS_GNU else ("-Wno-unused-const-variable",)
 SANITIZERS = {
     "none": ((), ()),
     "thread": (("-fsanitize=thread",), ("-DWITH_TSAN",)),
@@ -45,13 +45,13 @@ def random_schedules(count: int) -> list[Schedule]:
 
 
 class DoesNotCompile(Exception):
-    """What g++ said."""
+    """What the compiler said."""
 
 
 def compiled(command: list[str]) -> None:
-    done = subprocess.run([COMPILER, *command], capture_output=True, text=True)
+    done = subprocess.run([*compilers.CPP, *command], capture_output=True, text=True)
     if done.returncode:
-        raise DoesNotCompile(f"g++ {' '.join(command)}:\n{done.stderr}")
+        raise DoesNotCompile(f"{' '.join(command)}:\n{done.stderr}")
 
 
 @cache
@@ -91,23 +91,13 @@ class Library:
     def __post_init__(self) -> None:
         self.binary = ctypes.CDLL(str(self.path))
         self.binary.launch.restype = ctypes.c_char_p
-        symbols = self._symbols()
+        symbols = elf.symbols(self.path)
         base = ctypes.cast(self.binary.launch, ctypes.c_void_p).value - symbols["launch"][0]
-        # A variable that is static inside a function is one that was __shared__.
+        # A variable that is static inside a function is one that was __shared__; those of functions
+        # in a namespace (_ZZN) are the C++ library's, where that is part of this one.
         for name, (offset, size) in symbols.items():
-            if name.startswith("_ZZ"):
+            if name.startswith("_ZZ") and not name.startswith("_ZZN"):
                 self.binary.add_shared(ctypes.c_void_p(base + offset), ctypes.c_size_t(size))
-
-    def _symbols(self) -> dict[str, tuple[int, int]]:
-        """Offset and size of each symbol, with the library's own name for it."""
-        shown = subprocess.run(
-            ["env", "-u", "LD_PRELOAD", "nm", "--print-size", "--defined-only", self.path],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        rows = [line.split() for line in shown.splitlines()]
-        return {row[3]: (int(row[0], 16), int(row[1], 16)) for row in rows if len(row) == 4}
 
     def launch(
         self, kernel: str, grid: tuple[int, ...], arguments: tuple[int, ...], schedule: Schedule

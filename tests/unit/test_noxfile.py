@@ -1,0 +1,116 @@
+"""What the routines choose before anything is installed: PyTorch by the cards and their driver."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from gpubench import stack
+from gpubench.cards import catalogue
+
+NOXFILE = Path(__file__).parents[2] / "noxfile.py"
+
+
+@pytest.fixture
+def noxfile(monkeypatch):
+    """The file as nox loads it, with nothing of nox but what it asks for at once."""
+    double = SimpleNamespace(
+        options=SimpleNamespace(),
+        session=lambda function=None, **given: function or (lambda later: later),
+        Session=object,
+    )
+    monkeypatch.setitem(sys.modules, "nox", double)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    spec = importlib.util.spec_from_file_location("noxfile", NOXFILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def with_cards(noxfile, monkeypatch, *cards, status=0):
+    """Let nvidia-smi show these compute capabilities and drivers."""
+    lines = "".join(f"{capability}, {driver}\n" for capability, driver in cards)
+
+    def run(command, **options):
+        assert command[1:] == ["--query-gpu=compute_cap,driver_version", "--format=csv,noheader"]
+        return SimpleNamespace(stdout=lines, returncode=status)
+
+    monkeypatch.setattr(noxfile.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(noxfile.subprocess, "run", run)
+    monkeypatch.setattr(noxfile.sys, "platform", "linux")
+
+
+@pytest.mark.parametrize("driver", ["550.54.15", "580.65.06"])
+@pytest.mark.parametrize("card_id", sorted(catalogue()))
+def test_a_card_gets_the_build_that_gpubench_names_for_it(noxfile, monkeypatch, card_id, driver):
+    major, minor = capability = catalogue()[card_id].capability
+    with_cards(noxfile, monkeypatch, (f"{major}.{minor}", driver))
+    assert noxfile.accelerator() == stack.build_for(capability, stack.major(driver))
+
+
+@pytest.mark.parametrize(
+    ("cards", "build"),
+    [
+        ([("8.6", "580.1"), ("6.1", "580.1")], "cu126"),  # serves both; PyPI's only the first
+        ([("9.0", "580.1"), ("7.5", "580.1")], "pypi"),
+        ([("8.9", "550.1"), ("3.5", "550.1")], "cu126"),  # nothing serves the other
+        ([("12.0", "580.1"), ("6.1", "580.1")], "pypi"),  # nothing serves both
+        ([("6.1", "580.1"), ("12.0", "580.1")], "cu126"),
+        ([("3.5", "470.1")], None),
+        ([("[N/A]", "580.1")], "pypi"),
+        ([], None),
+    ],
+)
+def test_all_cards_are_served_where_a_build_does(noxfile, monkeypatch, cards, build):
+    with_cards(noxfile, monkeypatch, *cards)
+    found = noxfile.accelerator()
+    assert (found and found.build) == build
+
+
+def test_without_a_driver_that_answers_it_is_the_cpus(noxfile, monkeypatch):
+    with_cards(noxfile, monkeypatch, ("No devices were found", "x"), status=6)
+    assert noxfile.accelerator() is None
+    monkeypatch.setattr(noxfile.shutil, "which", lambda name: None)
+    assert noxfile.accelerator() is None
+
+
+def test_a_build_comes_from_its_index_and_with_its_extra(noxfile, monkeypatch, tmp_path):
+    asked = []
+    with_cards(noxfile, monkeypatch, ("6.1", "580.1"))
+    monkeypatch.setattr(noxfile, "pip", lambda *words, **options: asked.append(words))
+    monkeypatch.setattr(noxfile, "call", lambda *words: "2.14.0+cu126\n")
+    monkeypatch.setattr(noxfile, "make_environment", lambda: None)
+    for name in ("INSTALLED", "CONSTRAINTS"):
+        monkeypatch.setattr(noxfile, name, tmp_path / name)
+    noxfile.ready("run")
+    index = "https://download.pytorch.org/whl/cu126"
+    assert asked[1] == ("install", "torch<2.15", "--index-url", index)
+    assert asked[2][-1] == ".[cuda12,run]"
+
+
+@pytest.mark.parametrize(
+    ("here", "platform", "needs", "words"),
+    [
+        (("gcc", "g++"), "linux", ("run", "test"), ""),
+        (("gcc",), "linux", ("run", "test", "compiler"), "g++ missing"),
+        ((), "linux", ("run", "test", "compiler"), "apt install gcc g++"),
+        ((), "darwin", ("run", "test"), ""),
+    ],
+)
+def test_without_a_compiler_one_comes_from_the_index_and_that_is_said(
+    noxfile, monkeypatch, capsys, here, platform, needs, words
+):
+    monkeypatch.setattr(noxfile.shutil, "which", lambda name: name if name in here else None)
+    monkeypatch.setattr(noxfile.sys, "platform", platform)
+    assert noxfile.needs_of_tests() == needs
+    said = capsys.readouterr().err
+    assert words in said
+    assert bool(said) == bool(words)
+
+
+def test_the_choice_needs_nothing_installed():
+    code = "import sys; sys.path.insert(0, 'bench'); from gpubench import stack; stack.builds()"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=NOXFILE.parent, check=True)
