@@ -262,8 +262,10 @@ def tests(session: nox.Session) -> None:
     # By file, since what a file's tests share is expensive: compiled kernels, measured runs. Four
     # at most, since each imports PyTorch. In the files' order, kernels before units: the longest
     # come first. Benchmarks need the machine to themselves.
-    spread = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
-    spread += ("--no-loadscope-reorder",)
+    spread = (
+        *("-n", "logical", "--maxprocesses", "4"),
+        *("--dist", "loadfile", "--no-loadscope-reorder"),
+    )
     python(session, "-m", "pytest", *spread, "--ignore", "tests/benchmarks")
     python(session, "-m", "pytest", "tests/benchmarks")
 
