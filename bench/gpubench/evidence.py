@@ -10,7 +10,7 @@ import math
 import re
 import statistics
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,10 @@ LEAST_TRAFFIC = {"cnn": 2e-3, "transformer": 6e-4}
 # Kernels of BERT's training step by layer: forward, twice that backward, and the optimizer's; for
 # autocast also the conversion of weights and inputs. They are `job.Job.launches` over the layers.
 LAUNCHES_PER_LAYER, LAUNCHES_PER_LAYER_AUTOCAST = 49, 85
-BERT_LAYERS = {"tiny": 2, "base": 12, "large": 24}
+# Layers and width; and what a layer's kernels read and write for a token going forward, in
+# elements over the width (`transformer.Transformer.block_moved`). Going back moves twice as much.
+BERT_SHAPES = {"tiny": (2, 128), "base": (12, 768), "large": (24, 1024)}
+BERT_MOVED = 44
 # The operation of a workload and its kernels per step, where these hang on no parameter.
 PLAIN_OPERATIONS = {
     "gemm": ("gemm", 1.0),
@@ -251,22 +254,38 @@ def _of_row(
     precision = row["precision"] or "fp32"
     if precision not in card.peaks or unsupported_precision(card.capability, precision):
         return None
-    operation, launches = operation_of(row["workload"], row["params"] or {})
     flops, moved = (
         None if row[key] is None or math.isnan(row[key]) else float(row[key])
         for key in ("flops", "bytes")
     )
     if not flops and not moved:
         return None
+    declared = Work(flops=flops, bytes=moved)
+    work, operation, launches = step_of(row["workload"], row["params"] or {}, declared)
     return Observation(
         card=card,
-        work=complete(Work(flops=flops, bytes=moved), precision, operation),
+        work=complete(work, precision, operation),
         precision=precision,
         operation=operation,
         launches=launches,
         series=case_id,
         seconds=seconds,
     )
+
+
+def step_of(workload: str, params: Mapping[str, Any], work: Work) -> tuple[Work, str, float]:
+    """What a case is to the model: work with all that its kernels move, operation, launches.
+
+    `bert` declares the traffic of its parameters alone, since that is what any software moves.
+    """
+    operation, launches = operation_of(workload, params)
+    sizes = [str(params.get(name)) for name in ("batch", "sequence")]
+    if workload == "bert" and all(size.isdecimal() and len(size) < 10 for size in sizes):
+        layers, hidden = BERT_SHAPES.get(str(params.get("size")), BERT_SHAPES["base"])
+        elements = (1 + BACKWARD) * BERT_MOVED * hidden * layers * int(sizes[0]) * int(sizes[1])
+        each = PRECISION_BYTES.get(str(params.get("precision")), 4)
+        work = replace(work, bytes=(work.bytes or 0.0) + each * elements)
+    return work, operation, launches
 
 
 def operation_of(workload: str, params: Mapping[str, Any]) -> tuple[str, float]:
@@ -277,7 +296,8 @@ def operation_of(workload: str, params: Mapping[str, Any]) -> tuple[str, float]:
     if workload == "bert":
         autocast = str(params.get("precision")) in ("fp16", "bf16")
         each = LAUNCHES_PER_LAYER_AUTOCAST if autocast else LAUNCHES_PER_LAYER
-        return "transformer", each * BERT_LAYERS.get(str(params["size"]), 12)
+        layers, _ = BERT_SHAPES.get(str(params.get("size")), BERT_SHAPES["base"])
+        return "transformer", each * layers
     return PLAIN_OPERATIONS.get(workload, ("other", 1.0))
 
 

@@ -188,10 +188,7 @@ class Job:
         return float(flops)
 
     def _traffic(self) -> float:
-        """Each tensor that outlives its kernel, written once and read once per use: a lower bound.
-
-        Eager PyTorch moves several times that, since each small operation reads and writes.
-        """
+        """What eager PyTorch's kernels read and write, attention being one kernel."""
         model = self.model
         passes = 3 if self.checkpointing else 2
         matrices = model.block_matrices + model.head_matrices
@@ -204,12 +201,11 @@ class Job:
         casts = 6 * self.trained if self.low else 0  # read in 4 bytes, written in 2
         states = 2 * (MASTER + STATE_BYTES[self.optimizer]) * self.trained
         gradients = 2 * MASTER * self.trained
-        saved = model.layers * self._block_activations()
-        saved += self._opening_activations() + self._closing_activations()
-        if self.checkpointing:
-            saved += model.layers * self._stream_bytes * model.hidden
-        saved += 3 * MASTER * model.vocabulary  # logits, their logarithms, their gradient
-        return weights + casts + states + gradients + 2 * saved * self.tokens
+        # Going back reads and writes twice what going forward does; checkpoints go forward twice.
+        blocks = (passes + 1) * model.layers * model.block_moved * self._compute_bytes
+        logits = 3 * 3 * MASTER * model.vocabulary  # made, and their loss: in 4 bytes
+        activations = (blocks + logits) * self.tokens
+        return weights + casts + states + gradients + activations
 
     @property
     def launches(self) -> float:

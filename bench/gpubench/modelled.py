@@ -5,7 +5,7 @@ from typing import Any
 
 from gpubench import names, render
 from gpubench.cards import CONTEXT_BYTES, MEMORY_BOUND_INTENSITY, Card, unsupported_precision
-from gpubench.evidence import operation_of
+from gpubench.evidence import step_of
 from gpubench.predict import Predictor
 from gpubench.render import Column
 from gpubench.suite import Suite
@@ -55,9 +55,9 @@ def _row(card: Card, case: Case, work: Work | None, predictor: Predictor) -> dic
         sizes = (work.footprint + CONTEXT_BYTES, card.usable_bytes)  # what `Card.fits` compares
         need, have = map(render.gibibytes, sizes)
         return row | {"status": "oom", "reason": f"needs about {need} of {have} usable"}
-    operation, launches = operation_of(case.workload, params)
+    moved, operation, launches = step_of(case.workload, params, work)
     found = predictor.step(
-        card, work, precision, operation=operation, launches=launches, case=case.id
+        card, moved, precision, operation=operation, launches=launches, case=case.id
     )
     rate, unit = _rate(work, found.seconds)
     times = {"seconds": found.seconds, "low_s": found.low, "high_s": found.high}

@@ -8,7 +8,7 @@ keeps errors by cause for that.
 import json
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ class Predictor:
     def _estimate(self, asked: Observation) -> Estimate:
         """As learnt, but not faster than the peak at the reference clock allows."""
         log, slope = self.efficiencies.log_seconds(asked)
+        if asked.precision == "tf32":  # which libraries may use, not must
+            log = min(log, self.efficiencies.log_seconds(replace(asked, precision="fp32"))[0])
         residue = math.sqrt(self.efficiencies.noise_of(asked))
         what = f"{asked.series} {asked.operation} {asked.precision} {asked.work}"
         errors = self.efficiencies.errors(slope) | {f"residue {asked.card.card_id} {what}": residue}

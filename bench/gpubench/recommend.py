@@ -14,7 +14,7 @@ from gpubench import prices, scaling, score, sensitivity, stack
 from gpubench.cards import CONTEXT_BYTES, Card, catalogue, named, unsupported_precision
 from gpubench.errors import UsageError
 from gpubench.estimate import Estimate
-from gpubench.evidence import measured, operation_of
+from gpubench.evidence import measured, step_of
 from gpubench.job import Job
 from gpubench.predict import Predictor
 from gpubench.prices import Price
@@ -262,7 +262,7 @@ def steps_of(question: Question) -> dict[str, Step]:
                 f"profile {question.profile.name}: {case_id} declares no work before it runs",
                 "give the workload's decorator its work=, or leave the case out",
             )
-        operation, launches = operation_of(workload.name, params)
+        work, operation, launches = step_of(workload.name, params, work)
         found[case_id] = Step(work, str(params.get("precision", "fp32")), operation, launches)
     return found
 

@@ -165,6 +165,19 @@ class Transformer:
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linear_layers)
 
     @property
+    def block_moved(self) -> int:
+        """Elements that one block's kernels read and write for a token going forward.
+
+        Each operation by itself, as eager PyTorch runs them, but for attention, which is one
+        kernel. Weights are not in it.
+        """
+        linear = sum(inputs + outputs for inputs, outputs in self.linear_layers)
+        attention = 2 * self.queries + 2 * self.keys
+        activation = (3 if self.gated else 2) * self.intermediate
+        around = (14 if self.family.dropout else 10) * self.hidden  # dropout, sum, norm, twice
+        return linear + attention + activation + around
+
+    @property
     def head_matrices(self) -> int:
         """Weights that make logits of the last layer's result; masked models transform it first."""
         return self.vocabulary * self.hidden + (0 if self.causal else self.hidden**2)

@@ -208,7 +208,7 @@ def test_work_names_tokens_and_the_memory_that_is_needed():
     assert work.footprint == job.memory().total_bytes
 
 
-def test_compulsory_traffic_is_that_of_states_at_one_token_and_of_activations_at_many():
+def test_traffic_is_that_of_states_at_one_token_and_of_activations_at_many():
     """AdamW alone reads weights, gradients and two moments and writes all but the gradients."""
     model = get_model("gpt2")
     one = Job(model, precision="fp32", batch=1, sequence=1).work().bytes

@@ -27,6 +27,7 @@ from gpubench.published import COLUMNS, Published, published
 from gpubench.suite import load_suite
 from gpubench.transformer import get_model
 from gpubench.workload import Work
+from gpubench.workloads import bert
 
 ROOT = Path(__file__).parents[2]
 CARDS = sorted(catalogue())
@@ -479,6 +480,43 @@ def test_a_network_launches_the_same_whether_case_or_job(size, precision):
     _, launches = evidence.operation_of("bert", {"size": size, "precision": precision})
     job = Job(get_model(f"bert-{size}"), precision=precision, batch=8, sequence=128)
     assert launches == pytest.approx(job.launches, rel=0.05)
+
+
+def test_what_berts_layers_move_is_what_its_model_says():
+    for size, (layers, hidden) in evidence.BERT_SHAPES.items():
+        if size != "tiny":
+            model = get_model(f"bert-{size}")
+            assert (model.layers, model.hidden) == (layers, hidden)
+            assert model.block_moved == evidence.BERT_MOVED * hidden
+
+
+@pytest.mark.parametrize(
+    ("card_id", "sequences_s"), [("nvidia-a100-sxm4-80gb", 110), ("tesla-v100-sxm2-32gb", 52)]
+)
+def test_the_case_of_bert_large_may_be_as_slow_as_what_was_published_of_it(card_id, sequences_s):
+    """SQuAD's sequences of 384 tokens in mixed precision, by NVIDIA's DeepLearningExamples."""
+    params = {"size": "large", "batch": "32", "sequence": "384", "precision": "fp16"}
+    declared = bert.work("large", 32, 384, "fp16")
+    work, operation, launches = evidence.step_of("bert", params, declared)
+    found = SHIPPED.step(get_card(card_id), work, "fp16", operation=operation, launches=launches)
+    assert found.low < 32 / sequences_s < found.high
+
+
+def test_a_strangers_parameters_are_no_reason_to_stop():
+    for odd in ({}, {"size": "huge"}, {"batch": "-1", "sequence": "x"}, {"batch": "9" * 400}):
+        work, operation, _ = evidence.step_of("bert", odd, Work(flops=1.0, bytes=2.0))
+        assert (work.bytes, operation) == (2.0, "transformer")
+
+
+def test_tf32_is_never_slower_than_the_fp32_that_it_may_fall_back_to():
+    for card_id in CARDS:
+        if has(get_card(card_id), "tf32"):
+            work = Work(flops=1e9, bytes=1e6)
+            times = {
+                kind: SHIPPED.step(get_card(card_id), work, kind, operation="cnn", launches=60)
+                for kind in ("fp32", "tf32")
+            }
+            assert times["tf32"].seconds <= times["fp32"].seconds
 
 
 def test_what_teaches_is_what_may_stand_in_a_score():

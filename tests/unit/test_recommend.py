@@ -378,7 +378,17 @@ def run(capsys, *words):
 
 
 def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys):
-    status, out, _ = run(capsys, "--model", "llama-8b", "--method", "qlora", "--format", "json")
+    status, out, _ = run(
+        capsys,
+        "--model",
+        "llama-8b",
+        "--method",
+        "qlora",
+        "--price-limit",
+        "1000",
+        "--format",
+        "json",
+    )
     found = json.loads(out)
     assert status == 0
     assert found["kind"] == "recommendation"
