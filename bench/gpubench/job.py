@@ -155,7 +155,7 @@ class Job:
     # --- work -------------------------------------------------------------------------------
 
     def work(self) -> Work:
-        """FLOPs, compulsory bytes, tokens and memory of one step."""
+        """FLOPs, bytes moved, tokens and memory of one step."""
         return Work(
             flops=self._flops(),
             bytes=self._traffic(),

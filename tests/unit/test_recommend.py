@@ -378,23 +378,16 @@ def run(capsys, *words):
 
 
 def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys):
-    status, out, _ = run(
-        capsys,
-        "--model",
-        "llama-8b",
-        "--method",
-        "qlora",
-        "--price-limit",
-        "1000",
-        "--format",
-        "json",
-    )
+    asked = ("--model", "llama-8b", "--method", "qlora", "--format", "json")
+    status, out, _ = run(capsys, *asked)
     found = json.loads(out)
     assert status == 0
     assert found["kind"] == "recommendation"
     assert len(found["rows"]) == len(catalogue())
     assert found["answer"]
-    assert {change["kind"] for change in found["changes"]} >= {"weight", "memory"}
+    assert "memory" in {change["kind"] for change in found["changes"]}
+    limited = json.loads(run(capsys, *asked, "--price-limit", "1000")[1])
+    assert {change["kind"] for change in limited["changes"]} >= {"weight", "limit", "memory"}
     standings = {row["standing"] for row in found["rows"]}
     assert standings == {"winner", "ranked", "apart", "excluded"}
     for row in found["rows"]:
