@@ -152,6 +152,8 @@ def _usual_clock(compute_capability: str) -> float | None:
 def power_shortage(card: Card, precision: str) -> float:
     """Logarithm of how many more FLOP/s a watt has to feed than on the generation's usual card."""
     usual = _usual_flops_per_watt(card.compute_capability, precision)
+    if not math.isfinite(usual):  # a user's card of a generation that the catalogue lacks
+        return 0.0
     return max(0.0, math.log(card.peaks[precision] / card.power_w / usual))
 
 

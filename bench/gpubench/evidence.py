@@ -17,9 +17,10 @@ from typing import Any
 
 from gpubench.cards import Card, catalogue, unsupported_precision
 from gpubench.efficiency import Observation
+from gpubench.errors import UsageError
 from gpubench.published import Published
 from gpubench.record import FAILURES
-from gpubench.workload import PRECISION_BYTES, Work
+from gpubench.workload import PRECISION_BYTES, Work, format_value, parse_case_id
 
 NETWORKS = Path(__file__).parent / "data" / "networks.csv"
 # Where a source doesn't say how many items went into a step.
@@ -235,7 +236,29 @@ def refused(rows: Sequence[Mapping[Hashable, Any]]) -> str | None:
         return "above_peak: faster than the card can be"
     if all(row["status"] != "ok" for row in rows):
         return f"{rows[-1]['status']}: {rows[-1]['reason'] or 'no reason given'}"
+    if not all(_is_of_its_case(row) for row in rows if row["status"] == "ok"):
+        return "wrong: its work or its parameters are not those of its case"
     return None
+
+
+def _is_of_its_case(row: Mapping[Hashable, Any]) -> bool:
+    """Whether a row's work is what its case is known to be: rates and peaks hang on it."""
+    try:
+        workload, params = parse_case_id(str(row["case_id"]))
+        declared = workload.work(params)
+    except UsageError:  # of an older version, or of a workload that isn't here
+        return True
+    own = dict(row["params"] or {})
+    if row["workload"] != workload.name or any(
+        own.get(name) != format_value(value) for name, value in params.items()
+    ):
+        return False
+    known = {} if declared is None else {"flops": declared.flops, "bytes": declared.bytes}
+    return all(
+        math.isclose(row[name] or 0.0, amount, rel_tol=0.01)
+        for name, amount in known.items()
+        if amount is not None and row[name] is not None and not math.isnan(row[name])
+    )
 
 
 def newest(rows: Sequence[Mapping[Hashable, Any]]) -> list[Mapping[Hashable, Any]]:

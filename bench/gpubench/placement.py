@@ -154,7 +154,7 @@ def checks(row: Mapping[Hashable, Any], card: Card) -> list[str]:
         found.append(f"the slot has {lanes} PCIe lanes: a riser, or the wrong slot")
     built = str(row["cuda"] or "").split(".")
     first = FIRST_CUDA.get(card.compute_capability)
-    if first and all(part.isdigit() for part in built[:2]) and tuple(map(int, built[:2])) < first:
+    if first and all(map(str.isdecimal, built[:2])) and tuple(map(int, built[:2])) < first:
         needed = ".".join(map(str, first))
         found.append(
             f"torch is built for CUDA {row['cuda']}, older than {needed}, the card's first"

@@ -26,6 +26,11 @@ OPERATIONS = (
     *("gemm", "conv2d", "attention", "memory", "reduction", "cnn", "transformer", "decode"),
     *("prefill", "other"),
 )
+# Beyond an interval's ends by this factor no result is believed: units mixed up, a clock that
+# stood still, somebody's joke.
+FARTHEST = 5.0
+# More results than this add time, not knowledge: every second or third of them does.
+MOST_TAUGHT = 300
 
 
 @dataclass(frozen=True)
@@ -118,12 +123,21 @@ class Predictor:
         return self.with_observations(list(evidence.measured(rows)))
 
     def with_observations(self, learnt: Sequence[Observation]) -> "Predictor":
-        """The same with these learnt on top."""
-        if not learnt:
+        """The same with these learnt on top, but for those too far from what is expected."""
+        near = [one for one in learnt if self._may_be(one)]
+        if not near:
             return self
-        cards = len({one.card.card_id for one in learnt})
+        cards = len({one.card.card_id for one in near})
         basis = f"{self.basis} and results measured on {cards} card{'s' * (cards > 1)}"
-        return Predictor(updated(self.efficiencies, learnt), basis)
+        if far := len(learnt) - len(near):
+            basis += f" ({far} more too far from all expectation)"
+        every = math.ceil(len(near) / MOST_TAUGHT)
+        return Predictor(updated(self.efficiencies, near[::every]), basis)
+
+    def _may_be(self, one: Observation) -> bool:
+        """Whether a result lies within ``FARTHEST`` times the interval of what is expected."""
+        found = self._estimate(one)
+        return found.low / FARTHEST < one.seconds < FARTHEST * found.high
 
 
 def log_at_peak(asked: Observation) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpubench import stats
-from gpubench.cards import Card
+from gpubench.cards import Card, catalogue
 from gpubench.estimate import REACH80, Estimate
 from gpubench.evidence import newest, refused
 
@@ -22,6 +22,8 @@ CARD_SPREAD = 0.08 * math.sqrt(math.pi) / 2
 DRAW_SPREAD = math.log(1 / 0.76)
 #: And one of each card: those short of power run at their limit, others below it. An assumption.
 OWN_DRAW_SPREAD = DRAW_SPREAD / 2
+#: shares of its board's power that a card may be read to draw; and watts, of one that isn't known
+DRAWS = ((0.03, 0.0), (1.5, math.inf))
 #: what rows have to share to be one thing: see `record.IDENTITY`
 VARIANT = ("cache", "workload_version", "workload_hash", "timer", "cold_by")
 
@@ -118,11 +120,14 @@ def _rate(rows: Sequence[Mapping[Any, Any]], name: str, case_id: str) -> Estimat
 
 
 def _draw(rows: Sequence[Mapping[Any, Any]]) -> Estimate | None:
-    """Watts from the energy of a step; None where no trial read it."""
+    """Watts from the energy of a step; None where no trial read what its card may draw."""
+    card = catalogue().get(str(rows[0]["card_id"]))
+    least, most = (share * card.power_w if card else end for share, end in DRAWS)
     drawn = [
         math.log(row["energy_j"] / row["median_s"])
         for row in rows
-        if isinstance(row["energy_j"], int | float) and 0 < row["energy_j"] < math.inf
+        if isinstance(row["energy_j"], int | float)
+        if least < row["energy_j"] / row["median_s"] < most
     ]
     return Estimate(math.fsum(drawn) / len(drawn)) if drawn else None
 

@@ -235,7 +235,7 @@ def chosen(patterns: Sequence[str]) -> list[Card]:
 def _matching(pattern: str) -> list[str]:
     if not any(sign in pattern for sign in "*?["):
         return [card.card_id for card in named(pattern)]
-    found = [card_id for card_id in catalogue() if fnmatchcase(card_id, pattern.casefold())]
+    found = [one for one in catalogue() if fnmatchcase(one.casefold(), pattern.casefold())]
     if not found:
         raise UsageError(
             f"--cards {pattern!r} matches no card of the catalogue",

@@ -27,6 +27,10 @@ from gpubench.errors import CannotWrite, UnreadableResult, install_line
 from gpubench.record import NOT_REAL, SCHEMA_VERSION, Record, Status
 
 VERSION_KEY = b"gpubench_schema_version"
+# Of one column of a file: a full suite with every sample has some hundred thousand.
+MOST_VALUES = 10_000_000
+# Beyond these, in seconds, a sample is no time of a step: a picosecond, four months.
+SHORTEST_S, LONGEST_S = 1e-12, 1e7
 _SIMPLE = {
     str: pa.string(),
     int: pa.int64(),
@@ -273,6 +277,26 @@ def read(path: str) -> pa.Table:
     return _conform(path, table)
 
 
+def _refuse_endless(path: str, content: pa.BufferReader) -> None:
+    """A few kilobytes can hold billions of equal values, which no memory would hold decoded."""
+    footer = pq.ParquetFile(content).metadata
+    values = max(
+        (
+            sum(
+                footer.row_group(at).column(column).num_values
+                for at in range(footer.num_row_groups)
+            )
+            for column in range(footer.num_columns)
+        ),
+        default=0,
+    )
+    if values > MOST_VALUES:
+        raise UnreadableResult(
+            f"{path} holds {values:,} values in one column; {MOST_VALUES:,} are read at most",
+            "the file was not written by gpubench, or holds many runs: give those one by one",
+        )
+
+
 def _open(path: str) -> pa.Table:
     if "://" not in path:
         _check_file(path)
@@ -281,6 +305,8 @@ def _open(path: str) -> pa.Table:
         # without threads: one of Arrow's that still holds a Python stream aborts the exit.
         with _stream(path) as stream:
             content = pa.BufferReader(stream.read_buffer())
+        _refuse_endless(path, content)
+        content.seek(0)
         table = pq.read_table(content, use_threads=False, page_checksum_verification=True)
         table.validate(full=True)
         _ = table.column_names  # decoded only now; a damaged one is no text
@@ -392,6 +418,14 @@ def contradiction(row: Mapping[Any, Any]) -> str | None:
             sample is not None and 0 < sample < float("inf") for sample in times
         ),
         "calls itself measured, on a card that calls itself not real": not is_real,
+        "has no name": not row["case_id"],
+        "has samples that no step takes": not all(
+            SHORTEST_S <= sample <= LONGEST_S for sample in times if sample is not None
+        ),
+        "has work that is no amount": any(
+            amount is not None and (amount < 0 or amount == float("inf"))
+            for amount in (row["flops"], row["bytes"], row["items"])
+        ),
     }
     text = next((text for text, holds in found.items() if holds), None)
     return f"{row['case_id']} {text}" if text else None

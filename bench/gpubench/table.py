@@ -32,6 +32,11 @@ SUMMARY = (
 )
 #: and above the peak at the clock that was seen by more than its reading may be off
 ABOVE_PEAK_AT_CLOCK = 1.03
+#: over the reference clock, which no card's own firmware goes so far beyond
+MOST_CLOCK = 1.6
+MOST_INNER = 10**9
+#: what a row may say of when it was measured; other tools stop at year 9999 at the latest
+EARLIEST, LATEST = (pd.Timestamp(year, 1, 1, tz="UTC") for year in (1970, 2200))
 #: multiplications that a 3 × 3 convolution may do without, F(4×4, 3×3) of Lavin and Gray 2016
 WINOGRAD_SAVING = 4.0
 
@@ -63,9 +68,24 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     for field in table.schema:
         if _is_plain(field.type):
             values = table.column(field.name).to_pylist(maps_as_pydicts="lossy")
-            frame[field.name] = pd.Series(values, dtype=object, index=frame.index)
+            whole = [_whole(value, field.type) for value in values]
+            frame[field.name] = pd.Series(whole, dtype=object, index=frame.index)
+    known = frame["started_at"].between(EARLIEST, LATEST)
+    frame["started_at"] = frame["started_at"].where(known)
     ordered: pd.DataFrame = frame[table.column_names]
     return ordered
+
+
+def _whole(value: Any, kind: pa.DataType) -> Any:
+    """A cell without what a file of a stranger's may leave open inside of it."""
+    if value is None:
+        return None
+    if pa.types.is_list(kind) and pa.types.is_string(kind.value_type):
+        return [text for text in value if text is not None]
+    if pa.types.is_struct(kind):  # mean, least and most of a reading: all of them, or it is unknown
+        parts = value.values()
+        return value if all(part is not None and math.isfinite(part) for part in parts) else None
+    return value
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -83,6 +103,7 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
     without a positive time, becomes a failed one with the reason: never a number.
     """
     frame = _without_contradictions(frame)
+    frame["inner"] = frame["inner"].where(frame["inner"].between(1, MOST_INNER)).fillna(1)
     intervals = [
         stats.sample_interval(samples) if status == "ok" else None
         for samples, status in zip(frame["samples_s"], frame["status"], strict=True)
@@ -102,7 +123,7 @@ def derive(frame: pd.DataFrame) -> pd.DataFrame:
         for row in frame.to_dict("records")
     ]
     held = [
-        stats.burst_and_sustained(row["samples_s"], row["inner"] or 1)
+        stats.burst_and_sustained(row["samples_s"], int(row["inner"]))
         if row["status"] == "ok"
         else (math.nan, math.nan)
         for row in frame.to_dict("records")
@@ -150,7 +171,7 @@ def _is_above_peak(row: Mapping[Hashable, Any]) -> bool:
     """Beyond what the card can do at the clock that was seen; at any plausible one, if none was."""
     card, clock = catalogue().get(row["card_id"] or ""), row["sm_clock_hz"]
     saving = WINOGRAD_SAVING if "algorithm" in (row["notes"] or {}) else 1.0
-    if card is None or not clock:
+    if card is None or not clock or not 0 < clock["max"] <= MOST_CLOCK * card.boost_clock_hz:
         return bool(row["share_of_peak"] > ABOVE_PEAK * saving)
     # Memory has a clock of its own, so a lower one of the chip lowers no bandwidth.
     reached = max(clock["max"] / card.boost_clock_hz, 1.0 if is_memory_bound(row) else 0.0)

@@ -198,7 +198,10 @@ def test_trials_are_one_case(load):
         ({"flags": ["drift"]}, "slower while it ran"),
         ({"cuda": "11.0"}, "built for CUDA 11.0, older than 11.1"),
         ({"pcie": "3.0 x4", "items": 8.0, "workload": "mnist"}, "4 PCIe lanes"),
-        ({"ecc": True, "flops": 0.0}, "error correction is on"),
+        (
+            {"ecc": True, "workload": "memory", "case_id": "memory:shape=1", "flops": 0.0},
+            "error correction is on",
+        ),
     ],
 )
 def test_a_low_result_says_what_its_own_row_shows(different, words, load):

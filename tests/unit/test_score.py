@@ -15,6 +15,7 @@ from gpubench.estimate import REACH80, Estimate, geometric_mean, product
 from gpubench.profile import PARTS, load_profile
 from gpubench.rates import CARD_SPREAD, measurements
 from gpubench.score import Candidate, Needs
+from gpubench.workload import format_value, parse_case_id
 
 CASES = {"first": 3.0, "second": 1.0, "third": 2.0}
 AMOUNT = st.floats(1e-3, 1e3)
@@ -460,10 +461,18 @@ def test_the_noise_of_a_rate_is_that_between_processes_where_there_are_several()
 
 def card_rows(card_id, profile, factor=1.0, skip=(), **known):
     return [
-        row(card_id, case, (place + 1) * 1e-3 / factor, **known)
+        row(card_id, case, (place + 1) * 1e-3 / factor, **(declared(case) | known))
         for place, case in enumerate(profile.cases)
         if case not in skip
     ]
+
+
+def declared(case_id):
+    """What a row of a case says of it."""
+    workload, params = parse_case_id(case_id)
+    work = workload.work(params)
+    texts = {name: format_value(value) for name, value in params.items()}
+    return {"workload": workload.name, "params": texts, "flops": work.flops, "bytes": work.bytes}
 
 
 def test_scores_of_result_files_are_relative_to_the_reference_where_it_was_measured():

@@ -11,7 +11,7 @@ from gpubench.cli import main
 from gpubench.figures import pareto
 from gpubench.profile import load_profile
 from gpubench.report import render_report
-from gpubench.workload import parse_case_id
+from gpubench.workload import format_value, parse_case_id
 
 BALANCED = load_profile("balanced")
 CARDS = {"geforce-rtx-3090": 1.0, "geforce-rtx-4090": 1.7, "nvidia-a10": 0.6}
@@ -36,10 +36,10 @@ def write(tmp_path, make_record):
                     "architecture": card.architecture,
                     "workload": workload.name,
                     "case_id": case_id,
-                    "params": {name: str(value) for name, value in params.items()},
+                    "params": {name: format_value(value) for name, value in params.items()},
                     "samples_s": [seconds * factor for factor in (0.99, 1.0, 1.01)] * 4,
                     "flops": work.flops,
-                    "bytes": 1.0,
+                    "bytes": work.bytes,
                     "timer": "cuda_event",
                     "backend": "cuda",
                 }

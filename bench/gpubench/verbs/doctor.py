@@ -58,6 +58,11 @@ def _print_needs(card_id: str, form: str) -> int:
     from gpubench import doctor, render
 
     needs = doctor.for_card(card_id)
+    if not needs:
+        raise errors.UsageError(
+            f"no build of torch that is known has code for {card_id}",
+            "build torch for it, or take a card of a generation that `gpubench list cards` has",
+        )
     columns = (
         render.Column("card", "card"),
         render.Column("compute_capability", "compute capability"),
