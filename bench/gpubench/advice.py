@@ -24,6 +24,8 @@ SHARDING = "data parallel, each holds the whole job; sharding (FSDP, ZeRO-3) isn
 #: columns of prose where there is no terminal, and where one is narrower than can be read
 WIDTH = 100
 LEAST_WIDTH = 40
+#: of an encoder, which has a choice
+HEADS = {"classes": "a head of two classes", "lm": "a masked-language head"}
 KINDS = {
     "memory": "too little memory",
     "precision": "the precision is not in hardware",
@@ -370,8 +372,9 @@ def _subject(answer: Answer) -> str:
     if job is None:
         return f"profile {answer.question.profile.name}"
     checkpointing = ", checkpointing" if job.checkpointing else ""
+    head = "" if job.model.causal else f" with {HEADS[job.head]} (--head {job.head})"
     return (
-        f"{job.method} training of {job.model.name} in {job.precision}, "
+        f"{job.method} training of {job.model.name}{head} in {job.precision}, "
         f"batch {job.batch} × {job.sequence} tokens{checkpointing}"
     )
 

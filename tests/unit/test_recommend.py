@@ -127,6 +127,21 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     assert ways_to_fit(replace(large, price_limit=1600.0))[0].counts is None  # one card's price
 
 
+def test_bert_is_fine_tuned_for_classes_unless_words_are_asked_for(capsys):
+    """As the workload `bert` is, which predict says fits 24 GiB."""
+    words = ("--model", "bert-large", "--batch", "32", "--seq", "512", "--cards", "*4090")
+    _, out, _ = run(capsys, *words)
+    assert "with a head of two classes (--head classes)" in " ".join(out.split())
+    assert "The one card looked at does not pass" not in out
+    _, out, _ = run(capsys, *words, "--head", "lm")
+    assert "with a masked-language head (--head lm)" in " ".join(out.split())
+    assert "The one card looked at does not pass" in out
+    status, _, err = run(capsys, "--model", "llama-8b", "--head", "classes")
+    assert status == 2
+    assert "no head is named 'classes'" in err
+    assert "--head" not in advice.sentence(ask(QLORA))
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(["full", "lora", "qlora"]),

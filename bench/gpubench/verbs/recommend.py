@@ -34,6 +34,12 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     job.add_argument("--optimizer", choices=("adamw", "adamw8bit", "sgd"), help="default: adamw")
     job.add_argument("--checkpointing", action="store_true", help="compute activations again")
     job.add_argument("--rank", type=positive, metavar="N", help="of LoRA adapters; default: 16")
+    job.add_argument(
+        "--head",
+        choices=("classes", "lm"),
+        help="of an encoder, as BERT: two classes a sequence, or words for every token; "
+        "default: classes; a decoder always makes words",
+    )
     size = job.add_mutually_exclusive_group()
     size.add_argument("--tokens", type=amount, metavar="N", help="of the job; default: 1e8")
     size.add_argument("--steps", type=amount, metavar="N", help="of the job, in place of --tokens")
@@ -122,6 +128,7 @@ def job_of(arguments: argparse.Namespace) -> Job | None:
         "optimizer": "optimizer",
         "checkpointing": "checkpointing",
         "rank": "rank",
+        "head": "head",
     }
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
     sized = [name for name in ("tokens", "steps") if getattr(arguments, name)]
