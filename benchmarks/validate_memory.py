@@ -5,9 +5,9 @@
 Prints three tables in Markdown: the modelled peak of memory, FLOPs and kernel launches of BERT over
 batch, sequence, precision and checkpointing, with a masked-language head; of BERT with a head of
 classes; then of other models and methods, each beside what the fake step took; and a fourth of
-what others have published of whole fine-tuning runs, beside the model. Exits with 1 if some peak is further than 15 % from the fake step's. It takes ten
-to twenty minutes on two processor cores, no GPU and 4 GB of memory;
-`--quick` leaves most of BERT out.
+what others have published of whole fine-tuning runs, beside the model. Exits with 1 if some peak
+is further than 15 % from the fake step's. It takes ten to twenty minutes on two processor cores,
+no GPU and 4 GB of memory; `--quick` leaves most of BERT out.
 """
 
 import argparse
