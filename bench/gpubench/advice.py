@@ -375,8 +375,14 @@ def _subject(answer: Answer) -> str:
     head = "" if job.model.causal else f" with {HEADS[job.head]} (--head {job.head})"
     return (
         f"{job.method} training of {job.model.name}{head} in {job.precision}, "
-        f"batch {job.batch} × {job.sequence} tokens{checkpointing}"
+        f"batch {job.batch} × {job.sequence} tokens{_step(answer)}{checkpointing}"
     )
+
+
+def _step(answer: Answer) -> str:
+    """That a batch is each card's, where there are several."""
+    job, count = answer.question.job, answer.question.count
+    return f" on each card, {job.batch * count} a step" if job and count > 1 else ""
 
 
 def _lead(answer: Answer) -> str:
@@ -465,7 +471,7 @@ def _ways(answer: Answer) -> Iterator[str]:
     """Cheaper jobs, where few cards pass."""
     if answer.ways:
         more = "More cards pass" if answer.ranking.scored else "Cards pass"
-        yield f"{more} with {', or '.join(way_text(way, answer) for way in answer.ways)}."
+        yield f"{more} with {'; or '.join(way_text(way, answer) for way in answer.ways)}."
 
 
 def way_text(way: Way, answer: Answer) -> str:
@@ -473,11 +479,22 @@ def way_text(way: Way, answer: Answer) -> str:
     before, after = answer.question.job, way.question.job
     smaller = ""
     if before and after and after.batch < before.batch:
-        cards = f", on {way.counts} cards with --count {way.counts}" if way.counts else ""
-        smaller = f", at batch {after.batch} (--batch {after.batch}{cards})"
+        smaller = f", {_batches(way, after.batch, before.batch * answer.question.count)}"
     return (
         f"{way.said}{smaller}: {way.need_bytes / GIB:.1f} GiB, {render.count(way.passing, 'card')}"
     )
+
+
+def _batches(way: Way, batch: int, wanted: int) -> str:
+    """A smaller batch, and with how many cards the step is as large as it was wanted."""
+    count = way.question.count
+    said = f"--batch {batch}"
+    if count > 1:
+        said += f" with --count {count} ({batch * count} a step)"
+    if way.counts:
+        each = math.ceil(wanted / way.counts)
+        said += f", or --batch {each} with --count {way.counts} ({each * way.counts} a step)"
+    return said
 
 
 def _apart(answer: Answer) -> Iterator[str]:

@@ -123,7 +123,10 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     assert 1 < batch < 8
     assert first.question.job.batch == batch
     assert first.counts == -(-8 // batch)
-    assert f"on {first.counts} cards with --count" in advice.way_text(first, recommend(large))
+    each = -(-8 // first.counts)
+    assert f"--batch {batch}, or --batch {each} with --count {first.counts} " in advice.way_text(
+        first, recommend(large)
+    )
     assert ways_to_fit(replace(large, price_limit=1600.0))[0].counts is None  # one card's price
 
 
@@ -229,6 +232,31 @@ def test_more_cards_are_said_to_hold_the_whole_job_each():
     said = " ".join(advice.text(ask(QLORA, count=2), "table", 3).split())
     assert "usable on each card" in said
     assert "sharding (FSDP, ZeRO-3) isn't modelled" in said
+
+
+def test_a_batch_is_each_cards_and_splitting_it_over_the_cards_is_the_first_way():
+    """BERT-large, 32 × 512 with logits of every token, is too much for 24 GiB; 16 are not."""
+    job = Job(get_model("bert-large"), batch=32, sequence=512, head="lm")
+    answer = ask(job, count=2, cards=("*3090", "*4090"))
+    said = advice.sentence(answer)
+    assert "batch 32 × 512 tokens on each card, 64 a step" in said
+    first = answer.ways[0]
+    need = replace(job, batch=16).memory().total_bytes / GIB
+    assert advice.way_text(first, answer) == (
+        f"the batch split over the cards, --batch 16 with --count 2 (32 a step): {need:.1f} GiB, "
+        "2 cards"
+    )
+    assert recommend(first.question).ranking.scored
+    second = answer.ways[1]
+    batch = second.question.job.batch
+    assert 16 < batch < 32
+    assert (
+        f"--batch {batch} with --count 2 ({2 * batch} a step), or --batch 16 with --count 4 (64 a "
+        "step)" in advice.way_text(second, answer)
+    )
+    alone = ask(job, cards=("*3090",))
+    assert "on each card" not in advice.sentence(alone)
+    assert "split" not in advice.sentence(alone)
 
 
 def test_more_cards_do_not_pool_their_memory():

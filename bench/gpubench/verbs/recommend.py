@@ -29,7 +29,9 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     job.add_argument("--model", metavar="NAME|config.json", help="what is trained")
     job.add_argument("--method", choices=("full", "lora", "qlora"), help="default: full")
     job.add_argument("--seq", type=tokens, metavar="N", help="tokens a sequence; default: 512")
-    job.add_argument("--batch", type=positive, metavar="N", help="sequences a step; default: 1")
+    job.add_argument(
+        "--batch", type=positive, metavar="N", help="sequences a step on each card; default: 1"
+    )
     job.add_argument("--precision", choices=("fp32", "tf32", "fp16", "bf16"), help="default: bf16")
     job.add_argument("--optimizer", choices=("adamw", "adamw8bit", "sgd"), help="default: adamw")
     job.add_argument("--checkpointing", action="store_true", help="compute activations again")
@@ -47,7 +49,13 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     gates.add_argument("--cards", nargs="+", default=[], metavar="GLOB", help="default: all")
     gates.add_argument("--price-limit", type=dollars, metavar="USD", help="for all cards together")
     gates.add_argument("--min-memory", type=amount, metavar="GIB", help="of a card as it is sold")
-    gates.add_argument("--count", type=positive, default=1, metavar="N", help="cards of one kind")
+    gates.add_argument(
+        "--count",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="cards of one kind, each with its own batch",
+    )
     cost = sub.add_argument_group("costs")
     cost.add_argument(
         "--prices",
