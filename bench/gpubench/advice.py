@@ -340,10 +340,18 @@ def sentence(answer: Answer) -> str:
     prices = "launch prices" if known <= {"launch"} else "those of --prices, else launch prices"
     basis = (
         f"The numbers are {origin}; prices are {prices}{TODAY if known <= {'launch'} else ''}; "
-        f"a score of 100 is the {label(answer.question.profile.reference.card_id)}."
+        f"a score of 100 is the {_reference(answer)}."
     )
     parts = (head, _tie(answer), fits, without, basis, *_ways(answer))
     return " ".join(filter(None, parts))
+
+
+def _reference(answer: Answer) -> str:
+    """What is 100; its own price stays that of its launch whatever is given, so that 100 stays."""
+    card = answer.question.profile.reference
+    priced = answer.question.prices and card.launch_price_usd
+    at = f" at its launch price of {render.dollars(card.launch_price_usd)}" if priced else ""
+    return f"{label(card.card_id)}{at}"
 
 
 def _taught(answer: Answer) -> list[str]:

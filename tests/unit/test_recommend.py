@@ -17,6 +17,7 @@ from gpubench.cli import main
 from gpubench.errors import UsageError
 from gpubench.job import Job, get_model
 from gpubench.predict import Predictor
+from gpubench.prices import Price
 from gpubench.profile import load_profile
 from gpubench.recommend import JOB, Question, chosen, needs_of, recommend, steps_of, ways_to_fit
 
@@ -217,6 +218,16 @@ def test_the_answer_says_whose_prices_and_what_100_is_and_how_many_more_there_ar
     assert "a score of 100 is the GeForce RTX 3090" in said
     assert f"{len(answer.ranking.scored) - 3} more with --top {len(answer.ranking.scored)}" in said
     assert "more with --top" not in advice.text(answer, "table", 99)
+
+
+def test_with_given_prices_100_is_said_to_be_the_reference_at_its_launch_price():
+    """Which as a candidate, at the price that was given, is better than 100."""
+    prices = {"geforce-rtx-3090": Price(700.0, "", "today.csv")}
+    answer = ask(prices=prices, cards=("*3090",))
+    assert answer.ranking.scored[0].total.value > 105
+    said = advice.sentence(answer)
+    assert "a score of 100 is the GeForce RTX 3090 at its launch price of $1,499." in said
+    assert "at its launch price" not in advice.sentence(ask(cards=("*3090",)))
 
 
 def test_nothing_that_passes_is_an_answer_and_no_error(capsys):
