@@ -349,9 +349,9 @@ def sentence(answer: Answer) -> str:
 def _reference(answer: Answer) -> str:
     """What is 100; its own price stays that of its launch whatever is given, so that 100 stays."""
     card = answer.question.profile.reference
-    priced = answer.question.prices and card.launch_price_usd
-    at = f" at its launch price of {render.dollars(card.launch_price_usd)}" if priced else ""
-    return f"{label(card.card_id)}{at}"
+    if not answer.question.prices or not card.launch_price_usd:
+        return label(card.card_id)
+    return f"{label(card.card_id)} at its launch price of {render.dollars(card.launch_price_usd)}"
 
 
 def _taught(answer: Answer) -> list[str]:
