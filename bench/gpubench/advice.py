@@ -539,11 +539,27 @@ def _excluded(answer: Answer) -> Iterator[str]:
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
         said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
         yield f"  {len(members)} for {KINDS[kind]}: {said}"
+    yield from _unpriced(answer)
     job = answer.question.job
     only = sum({bar.kind for bar in bars} == {"precision"} for _, bars in answer.ranking.barred)
     if only and job and job.precision in ("bf16", "tf32"):
         other = "fp16" if job.low else "fp32"
         yield f"  {only} of them would pass with --precision {other}"
+
+
+def _unpriced(answer: Answer) -> Iterator[str]:
+    """Cards that a price limit stops for want of a price alone, which the user may know."""
+    names = [
+        candidate.name
+        for candidate, bars in answer.ranking.barred
+        if candidate.price_usd is None and {bar.kind for bar in bars} == {"price"}
+    ]
+    if names:
+        nearest = sorted(names, key=lambda name: -answer.options[name].card.bandwidth)
+        yield (
+            f"  {len(names)} of them only for want of a known price ({_names(nearest)}): "
+            "--prices FILE can give one"
+        )
 
 
 def _distance(answer: Answer, kind: str, name: str) -> tuple[float, str]:

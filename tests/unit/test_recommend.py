@@ -95,6 +95,10 @@ def test_cards_of_no_known_price_fail_a_price_limit_and_else_stand_apart():
     )
     limited = ask(cards=("nvidia-a100*", "*4090"), price_limit=5000)
     assert "no known price" in reasons(limited)["nvidia-a100-pcie-40gb"][0].reason
+    said = " ".join(advice.text(limited, "table", 3).split())
+    assert "4 of them only for want of a known price (" in said
+    assert "): --prices FILE can give one" in said
+    assert "want of" not in advice.text(ask(cards=("*3090", "*4090"), price_limit=1500), "table", 3)
     alone = ask(cards=("nvidia-a100*",))
     assert len(alone.ranking.scored) == 4
     assert "value does not count" in advice.sentence(alone)
