@@ -9,6 +9,7 @@ from typing import Any
 from gpubench import render, scaling
 from gpubench.cards import GIB, catalogue
 from gpubench.estimate import Estimate, geometric_mean
+from gpubench.job import Job
 from gpubench.profile import PARTS
 from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, Way
 from gpubench.render import Column
@@ -273,7 +274,7 @@ TAKES = (
 def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
     """The recommendation in one of `render.FORMATS`, its prose in lines of ``width`` columns."""
     if form == "json":
-        beside = {
+        beside: dict[str, Any] = {
             "answer": sentence(answer),
             "changes": [
                 vars(change) | {"text": change_text(change, answer)} for change in answer.changes
@@ -281,6 +282,8 @@ def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
             "ways": [way_text(way, answer) for way in answer.ways],
             "assumptions": [*_taught(answer), *assumptions(answer)],
         }
+        if answer.question.job:
+            beside["job"] = _of_job(answer.question.job)
         return render.rows(rows(answer), (), form, "recommendation", beside)
     if form == "csv":
         return render.rows(rows(answer), (), form, "recommendation")
@@ -603,6 +606,41 @@ def change_text(change: Change, answer: Answer) -> str:
     return f"if {what} needed {by} ({change.after / GIB:.1f} in all), {then}"
 
 
+def _of_job(job: Job) -> dict[str, Any]:
+    """What was read of the model, and what a step holds in memory when it holds most."""
+    memory = job.memory()
+    return {
+        "model": job.model.name,
+        "parameters": job.parameters,
+        "trained_parameters": job.trained,
+        "layers": job.model.layers,
+        "hidden": job.model.hidden,
+        "vocabulary": job.model.vocabulary,
+        "head": job.head,
+        "memory_moment": memory.moment,
+        **{
+            f"{part.casefold().replace(' ', '_').replace('-', '_')}_bytes": size
+            for part, size in memory.parts.items()
+        },
+    }
+
+
+def _job_text(job: Job) -> str:
+    """The same for people, so that a wrong configuration is noticed."""
+    model, memory = job.model, job.memory()
+    largest = sorted(memory.parts.items(), key=lambda part: -part[1])
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest if size >= GIB / 20)
+    return (
+        f"{model.name} has {_many(job.parameters)} parameters ({model.layers} layers, "
+        f"{model.hidden:,} wide, vocabulary {model.vocabulary:,}), of which {_many(job.trained)} "
+        f"are trained. Of its memory most is taken at {memory.moment}, in GiB: {parts}."
+    )
+
+
+def _many(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
+
+
 def assumptions(answer: Answer) -> list[str]:
     """What the numbers rest on, the defaults included."""
     question = answer.question
@@ -625,6 +663,8 @@ def assumptions(answer: Answer) -> list[str]:
         f"Modelled from {answer.basis}; intervals hold 80 %. {mark}",
         f"The job is {size}: {cost}",
     ]
+    if question.job:
+        lines.append(_job_text(question.job))
     lines.append(_whose_prices(answer))
     if question.count > 1 and answer.ranking.scored:
         card = answer.options[answer.ranking.scored[0].name].card

@@ -450,6 +450,32 @@ def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys)
     assert len({tuple(row) for row in found["rows"]}) == 1  # the same keys in every row
 
 
+def test_what_was_read_of_a_model_of_ones_own_and_its_memory_stand_in_the_answer(tmp_path, capsys):
+    folder = tmp_path / "own-model"
+    folder.mkdir()
+    sizes = {"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 8, "intermediate_size": 1408, "vocab_size": 1000}
+    (folder / "config.json").write_text(json.dumps(sizes | {"max_position_embeddings": 1024}))
+    job = Job(get_model(str(folder / "config.json")), batch=8)
+    words = ("--model", str(folder / "config.json"), "--batch", "8")
+    _, out, _ = run(capsys, *words)
+    said = " ".join(out.split())
+    millions = job.parameters / 1e6
+    assert f"own-model has {millions:.3g} million parameters (3 layers, 512 wide" in said
+    memory = job.memory()
+    assert f"most is taken at {memory.moment}, in GiB: " in said
+    assert f"activations {memory.parts['activations'] / GIB:.1f}" in said
+    assert f"reserve {memory.parts['reserve'] / GIB:.1f}" not in said  # too little to show
+    _, out, _ = run(capsys, *words, "--format", "json")
+    found = json.loads(out)["job"]
+    assert (found["model"], found["parameters"]) == ("own-model", job.parameters)
+    sizes = [value for name, value in found.items() if name.endswith("_bytes")]
+    assert math.fsum(sizes) == pytest.approx(memory.total_bytes)
+    assert len(sizes) == len(memory.parts)
+    _, out, _ = run(capsys, "--format", "json")
+    assert "job" not in json.loads(out)
+
+
 def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
     status, out, _ = run(capsys, "--top", "3", "--count", "2", "--price-limit", "3000")
     lines = out.splitlines()
