@@ -196,11 +196,28 @@ def remarks(answer: Answer, top: int) -> list[str]:
         for note in (*row["notes"], *origin):
             said.setdefault(note, []).append(row["card"])
     lines = [f"{', '.join(cards)}: {note}." for note, cards in said.items()]
+    lines.extend(_front(answer))
     if hidden := len(answer.ranking.scored) - len(shown):
         lines.append(f"{hidden} more with --top {len(answer.ranking.scored)}.")
     if any(_electricity_alone(row) for row in shown):
         lines.append("* electricity alone: the price is not known.")
     return lines
+
+
+def _front(answer: Answer) -> Iterator[str]:
+    """What the column of that name means, and who shapes it without a row of its own."""
+    if not answer.ranking.scored:
+        return
+    apart = len(answer.ranking.apart)
+    beside = (
+        f"; the {render.count(apart, 'card')} set apart, without a price, count for power alone"
+        if apart
+        else ""
+    )
+    yield (
+        "front: no card that passes is as fast for less money (price), for fewer watts (power), "
+        f"nor for either (both){beside}."
+    )
 
 
 def _electricity_alone(row: Mapping[str, Any]) -> bool:
@@ -651,7 +668,7 @@ def assumptions(answer: Answer) -> list[str]:
         f"{REFERENCE_HOURS:.0f} h"
     )
     mark = (
-        "≈ marks cards as good as the first within the error of the ratio, in which what all "
+        " ≈ marks cards as good as the first within the error of the ratio, in which what all "
         "share cancels."
     )
     cost = (
@@ -659,10 +676,11 @@ def assumptions(answer: Answer) -> list[str]:
         f"board power, plus the price over {question.hours:,.0f} h of use (--hours); without the "
         "host."
     )
-    lines = [
-        f"Modelled from {answer.basis}; intervals hold 80 %. {mark}",
-        f"The job is {size}: {cost}",
-    ]
+    basis = (
+        f"Modelled from {answer.basis}"
+        f"; intervals hold 80 %.{mark}"
+    )
+    lines = [basis, f"The job is {size}: {cost}"]
     if question.job:
         lines.append(_job_text(question.job))
     lines.append(_whose_prices(answer))

@@ -575,6 +575,21 @@ def test_needs_of_a_job_are_its_own_and_not_the_profiles():
     assert "bf16" in own.precisions
 
 
+def test_the_front_is_explained_and_says_which_unranked_cards_shape_it():
+    """An A100 is faster for fewer watts than an RTX 3090, and has no row in the table."""
+    alone = ask(cards=("*3090",))
+    said = " ".join(advice.text(alone, "table", 3).split())
+    assert "front: no card that passes is as fast for less money (price)" in said
+    assert "set apart" not in said
+    assert alone.frugal == {"geforce-rtx-3090"}
+    both = ask(cards=("*3090", "nvidia-a100-pcie-40gb"))
+    assert both.frugal == {"nvidia-a100-pcie-40gb"}
+    assert both.cheap == {"geforce-rtx-3090"}
+    said = " ".join(advice.text(both, "table", 3).split())
+    assert "the 1 card set apart, without a price, count for power alone" in said
+    assert "front:" not in advice.text(ask(QLORA, price_limit=10), "table", 3)
+
+
 def test_the_order_of_ranks_is_that_of_scores_and_ties_are_marked():
     rows = advice.rows(ask())
     ranked = [row for row in rows if row["standing"] in ("winner", "ranked")]
