@@ -677,8 +677,8 @@ def assumptions(answer: Answer) -> list[str]:
         "host."
     )
     basis = (
-        f"Modelled from {answer.basis}"
-        f"; intervals hold 80 %.{mark}"
+        f"Modelled from {answer.basis} (`gpubench list published`; docs/prediction.md has the "
+        f"errors); intervals hold 80 %.{mark}"
     )
     lines = [basis, f"The job is {size}: {cost}"]
     if question.job:

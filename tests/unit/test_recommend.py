@@ -575,6 +575,11 @@ def test_needs_of_a_job_are_its_own_and_not_the_profiles():
     assert "bf16" in own.precisions
 
 
+def test_the_answer_says_where_to_look_at_what_the_model_learnt_from():
+    said = " ".join(advice.text(ask(), "table", 3).split())
+    assert "`gpubench list published`; docs/prediction.md has the errors" in said
+
+
 def test_the_front_is_explained_and_says_which_unranked_cards_shape_it():
     """An A100 is faster for fewer watts than an RTX 3090, and has no row in the table."""
     alone = ask(cards=("*3090",))
