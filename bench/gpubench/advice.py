@@ -170,7 +170,7 @@ def tables(answer: Answer, top: int, form: str) -> str:
     found = rows(answer, top)
     if not found:
         return ""
-    shown = with_text(found)
+    shown = with_text(found, tied=_tied(answer))
     kinds = {
         "launch" if row["price_kind"] == "launch" else "given" for row in found if row["price_kind"]
     }
@@ -224,13 +224,14 @@ def _electricity_alone(row: Mapping[str, Any]) -> bool:
     return row["job_cost_usd"] is None and row["electricity_usd"] is not None
 
 
-def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the cells that people read."""
+def with_text(found: Sequence[dict[str, Any]], *, tied: bool) -> list[dict[str, Any]]:
+    """Rows with the cells that people read; the mark of a tie only where there is one."""
     mixed = len({row["price_kind"] == "launch" for row in found if row["price_kind"]}) > 1
+    mark = "≈ " if tied else "  "
     return [
         row
         | {
-            "card": ("≈ " if row["as_good_as_winner"] else "  ")
+            "card": (mark if row["as_good_as_winner"] else "  ")
             + (f"{row['count']} × " if row["count"] > 1 else "")
             + row["card"],
             "score_text": _interval(row, "score", 0),
@@ -432,10 +433,15 @@ def _lead(answer: Answer) -> str:
     return f", ahead of {label(second.name)} most by {part} ({100 * (factor - 1):+.0f} %)"
 
 
+def _tied(answer: Answer) -> bool:
+    """Whether any other card is as good as the first."""
+    return len(answer.ranking.as_good) > 1
+
+
 def _tie(answer: Answer) -> str:
     others = answer.ranking.as_good[1:]
     if not others:
-        return "No other card comes as near as the error." if len(answer.ranking.scored) > 1 else ""
+        return "No other card is within the error." if len(answer.ranking.scored) > 1 else ""
     cheapest = min(
         (one for one in answer.ranking.as_good if one.candidate.price_usd),
         key=lambda one: one.candidate.price_usd or math.inf,
@@ -670,6 +676,8 @@ def assumptions(answer: Answer) -> list[str]:
     mark = (
         " ≈ marks cards as good as the first within the error of the ratio, in which what all "
         "share cancels."
+        if _tied(answer)
+        else ""
     )
     cost = (
         f"electricity at ${question.electricity:g} per kWh (--electricity) at measured draw, else "

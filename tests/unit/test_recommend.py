@@ -575,9 +575,16 @@ def test_needs_of_a_job_are_its_own_and_not_the_profiles():
     assert "bf16" in own.precisions
 
 
-def test_the_answer_says_where_to_look_at_what_the_model_learnt_from():
-    said = " ".join(advice.text(ask(), "table", 3).split())
-    assert "`gpubench list published`; docs/prediction.md has the errors" in said
+def test_a_winner_alone_has_no_mark_of_a_tie():
+    alone = ask(cards=("*5090", "*1060*"))
+    assert len(alone.ranking.as_good) == 1
+    said = advice.text(alone, "table", 3)
+    assert "≈" not in said
+    assert "No other card is within the error." in said
+    tied = advice.text(ask(QLORA, cards=("*5080", "*5070-ti")), "table", 3)
+    assert tied.count("≈ GeForce") == 4  # two in either table
+    assert "≈ marks" in tied
+    assert "`gpubench list published`; docs/prediction.md has the errors" in " ".join(tied.split())
 
 
 def test_the_front_is_explained_and_says_which_unranked_cards_shape_it():
