@@ -215,8 +215,8 @@ def _front(answer: Answer) -> Iterator[str]:
         else ""
     )
     yield (
-        "front: no card that passes is as fast for less money (price), for fewer watts (power), "
-        f"nor for either (both){beside}."
+        "front: no other card that passes is as fast for less money (price), for fewer watts "
+        f"(power), or for either (both){beside}."
     )
 
 

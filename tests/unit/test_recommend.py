@@ -591,7 +591,7 @@ def test_the_front_is_explained_and_says_which_unranked_cards_shape_it():
     """An A100 is faster for fewer watts than an RTX 3090, and has no row in the table."""
     alone = ask(cards=("*3090",))
     said = " ".join(advice.text(alone, "table", 3).split())
-    assert "front: no card that passes is as fast for less money (price)" in said
+    assert "front: no other card that passes is as fast for less money (price)" in said
     assert "set apart" not in said
     assert alone.frugal == {"geforce-rtx-3090"}
     both = ask(cards=("*3090", "nvidia-a100-pcie-40gb"))
