@@ -9,6 +9,7 @@ from typing import Any
 from gpubench import render, scaling
 from gpubench.cards import GIB, catalogue
 from gpubench.estimate import Estimate, geometric_mean
+from gpubench.job import Job
 from gpubench.profile import PARTS
 from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, Way
 from gpubench.render import Column
@@ -24,6 +25,8 @@ SHARDING = "data parallel, each holds the whole job; sharding (FSDP, ZeRO-3) isn
 #: columns of prose where there is no terminal, and where one is narrower than can be read
 WIDTH = 100
 LEAST_WIDTH = 40
+#: of an encoder, which has a choice
+HEADS = {"classes": "a head of two classes", "lm": "a masked-language head"}
 KINDS = {
     "memory": "too little memory",
     "precision": "the precision is not in hardware",
@@ -167,7 +170,7 @@ def tables(answer: Answer, top: int, form: str) -> str:
     found = rows(answer, top)
     if not found:
         return ""
-    shown = with_text(found)
+    shown = with_text(found, tied=_tied(answer))
     kinds = {
         "launch" if row["price_kind"] == "launch" else "given" for row in found if row["price_kind"]
     }
@@ -193,6 +196,7 @@ def remarks(answer: Answer, top: int) -> list[str]:
         for note in (*row["notes"], *origin):
             said.setdefault(note, []).append(row["card"])
     lines = [f"{', '.join(cards)}: {note}." for note, cards in said.items()]
+    lines.extend(_front(answer))
     if hidden := len(answer.ranking.scored) - len(shown):
         lines.append(f"{hidden} more with --top {len(answer.ranking.scored)}.")
     if any(_electricity_alone(row) for row in shown):
@@ -200,17 +204,34 @@ def remarks(answer: Answer, top: int) -> list[str]:
     return lines
 
 
+def _front(answer: Answer) -> Iterator[str]:
+    """What the column of that name means, and who shapes it without a row of its own."""
+    if not answer.ranking.scored:
+        return
+    apart = len(answer.ranking.apart)
+    beside = (
+        f"; the {render.count(apart, 'card')} set apart, without a price, count for power alone"
+        if apart
+        else ""
+    )
+    yield (
+        "front: no other card that passes is as fast for less money (price), for fewer watts "
+        f"(power), or for either (both){beside}."
+    )
+
+
 def _electricity_alone(row: Mapping[str, Any]) -> bool:
     return row["job_cost_usd"] is None and row["electricity_usd"] is not None
 
 
-def with_text(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with the cells that people read."""
+def with_text(found: Sequence[dict[str, Any]], *, tied: bool) -> list[dict[str, Any]]:
+    """Rows with the cells that people read; the mark of a tie only where there is one."""
     mixed = len({row["price_kind"] == "launch" for row in found if row["price_kind"]}) > 1
+    mark = "≈ " if tied else "  "
     return [
         row
         | {
-            "card": ("≈ " if row["as_good_as_winner"] else "  ")
+            "card": (mark if row["as_good_as_winner"] else "  ")
             + (f"{row['count']} × " if row["count"] > 1 else "")
             + row["card"],
             "score_text": _interval(row, "score", 0),
@@ -271,7 +292,7 @@ TAKES = (
 def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
     """The recommendation in one of `render.FORMATS`, its prose in lines of ``width`` columns."""
     if form == "json":
-        beside = {
+        beside: dict[str, Any] = {
             "answer": sentence(answer),
             "changes": [
                 vars(change) | {"text": change_text(change, answer)} for change in answer.changes
@@ -279,6 +300,8 @@ def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
             "ways": [way_text(way, answer) for way in answer.ways],
             "assumptions": [*_taught(answer), *assumptions(answer)],
         }
+        if answer.question.job:
+            beside["job"] = _of_job(answer.question.job)
         return render.rows(rows(answer), (), form, "recommendation", beside)
     if form == "csv":
         return render.rows(rows(answer), (), form, "recommendation")
@@ -338,10 +361,18 @@ def sentence(answer: Answer) -> str:
     prices = "launch prices" if known <= {"launch"} else "those of --prices, else launch prices"
     basis = (
         f"The numbers are {origin}; prices are {prices}{TODAY if known <= {'launch'} else ''}; "
-        f"a score of 100 is the {label(answer.question.profile.reference.card_id)}."
+        f"a score of 100 is the {_reference(answer)}."
     )
     parts = (head, _tie(answer), fits, without, basis, *_ways(answer))
     return " ".join(filter(None, parts))
+
+
+def _reference(answer: Answer) -> str:
+    """What is 100; its own price stays that of its launch whatever is given, so that 100 stays."""
+    card = answer.question.profile.reference
+    if not answer.question.prices or not card.launch_price_usd:
+        return label(card.card_id)
+    return f"{label(card.card_id)} at its launch price of {render.dollars(card.launch_price_usd)}"
 
 
 def _taught(answer: Answer) -> list[str]:
@@ -370,10 +401,17 @@ def _subject(answer: Answer) -> str:
     if job is None:
         return f"profile {answer.question.profile.name}"
     checkpointing = ", checkpointing" if job.checkpointing else ""
+    head = "" if job.model.causal else f" with {HEADS[job.head]} (--head {job.head})"
     return (
-        f"{job.method} training of {job.model.name} in {job.precision}, "
-        f"batch {job.batch} × {job.sequence} tokens{checkpointing}"
+        f"{job.method} training of {job.model.name}{head} in {job.precision}, "
+        f"batch {job.batch} × {job.sequence} tokens{_step(answer)}{checkpointing}"
     )
+
+
+def _step(answer: Answer) -> str:
+    """That a batch is each card's, where there are several."""
+    job, count = answer.question.job, answer.question.count
+    return f" on each card, {job.batch * count} a step" if job and count > 1 else ""
 
 
 def _lead(answer: Answer) -> str:
@@ -395,10 +433,15 @@ def _lead(answer: Answer) -> str:
     return f", ahead of {label(second.name)} most by {part} ({100 * (factor - 1):+.0f} %)"
 
 
+def _tied(answer: Answer) -> bool:
+    """Whether any other card is as good as the first."""
+    return len(answer.ranking.as_good) > 1
+
+
 def _tie(answer: Answer) -> str:
     others = answer.ranking.as_good[1:]
     if not others:
-        return "No other card comes as near as the error." if len(answer.ranking.scored) > 1 else ""
+        return "No other card is within the error." if len(answer.ranking.scored) > 1 else ""
     cheapest = min(
         (one for one in answer.ranking.as_good if one.candidate.price_usd),
         key=lambda one: one.candidate.price_usd or math.inf,
@@ -462,7 +505,7 @@ def _ways(answer: Answer) -> Iterator[str]:
     """Cheaper jobs, where few cards pass."""
     if answer.ways:
         more = "More cards pass" if answer.ranking.scored else "Cards pass"
-        yield f"{more} with {', or '.join(way_text(way, answer) for way in answer.ways)}."
+        yield f"{more} with {'; or '.join(way_text(way, answer) for way in answer.ways)}."
 
 
 def way_text(way: Way, answer: Answer) -> str:
@@ -470,11 +513,22 @@ def way_text(way: Way, answer: Answer) -> str:
     before, after = answer.question.job, way.question.job
     smaller = ""
     if before and after and after.batch < before.batch:
-        cards = f", on {way.counts} cards with --count {way.counts}" if way.counts else ""
-        smaller = f", at batch {after.batch} (--batch {after.batch}{cards})"
+        smaller = f", {_batches(way, after.batch, before.batch * answer.question.count)}"
     return (
         f"{way.said}{smaller}: {way.need_bytes / GIB:.1f} GiB, {render.count(way.passing, 'card')}"
     )
+
+
+def _batches(way: Way, batch: int, wanted: int) -> str:
+    """A smaller batch, and with how many cards the step is as large as it was wanted."""
+    count = way.question.count
+    said = f"--batch {batch}"
+    if count > 1:
+        said += f" with --count {count} ({batch * count} a step)"
+    if way.counts:
+        each = math.ceil(wanted / way.counts)
+        said += f", or --batch {each} with --count {way.counts} ({each * way.counts} a step)"
+    return said
 
 
 def _apart(answer: Answer) -> Iterator[str]:
@@ -511,11 +565,27 @@ def _excluded(answer: Answer) -> Iterator[str]:
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
         said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
         yield f"  {len(members)} for {KINDS[kind]}: {said}"
+    yield from _unpriced(answer)
     job = answer.question.job
     only = sum({bar.kind for bar in bars} == {"precision"} for _, bars in answer.ranking.barred)
     if only and job and job.precision in ("bf16", "tf32"):
         other = "fp16" if job.low else "fp32"
         yield f"  {only} of them would pass with --precision {other}"
+
+
+def _unpriced(answer: Answer) -> Iterator[str]:
+    """Cards that a price limit stops for want of a price alone, which the user may know."""
+    names = [
+        candidate.name
+        for candidate, bars in answer.ranking.barred
+        if candidate.price_usd is None and {bar.kind for bar in bars} == {"price"}
+    ]
+    if names:
+        nearest = sorted(names, key=lambda name: -answer.options[name].card.bandwidth)
+        yield (
+            f"  {len(names)} of them only for want of a known price ({_names(nearest)}): "
+            "--prices FILE can give one"
+        )
 
 
 def _distance(answer: Answer, kind: str, name: str) -> tuple[float, str]:
@@ -559,6 +629,41 @@ def change_text(change: Change, answer: Answer) -> str:
     return f"if {what} needed {by} ({change.after / GIB:.1f} in all), {then}"
 
 
+def _of_job(job: Job) -> dict[str, Any]:
+    """What was read of the model, and what a step holds in memory when it holds most."""
+    memory = job.memory()
+    return {
+        "model": job.model.name,
+        "parameters": job.parameters,
+        "trained_parameters": job.trained,
+        "layers": job.model.layers,
+        "hidden": job.model.hidden,
+        "vocabulary": job.model.vocabulary,
+        "head": job.head,
+        "memory_moment": memory.moment,
+        **{
+            f"{part.casefold().replace(' ', '_').replace('-', '_')}_bytes": size
+            for part, size in memory.parts.items()
+        },
+    }
+
+
+def _job_text(job: Job) -> str:
+    """The same for people, so that a wrong configuration is noticed."""
+    model, memory = job.model, job.memory()
+    largest = sorted(memory.parts.items(), key=lambda part: -part[1])
+    parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in largest if size >= GIB / 20)
+    return (
+        f"{model.name} has {_many(job.parameters)} parameters ({model.layers} layers, "
+        f"{model.hidden:,} wide, vocabulary {model.vocabulary:,}), of which {_many(job.trained)} "
+        f"are trained. Of its memory most is taken at {memory.moment}, in GiB: {parts}."
+    )
+
+
+def _many(count: int) -> str:
+    return f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
+
+
 def assumptions(answer: Answer) -> list[str]:
     """What the numbers rest on, the defaults included."""
     question = answer.question
@@ -569,18 +674,23 @@ def assumptions(answer: Answer) -> list[str]:
         f"{REFERENCE_HOURS:.0f} h"
     )
     mark = (
-        "≈ marks cards as good as the first within the error of the ratio, in which what all "
+        " ≈ marks cards as good as the first within the error of the ratio, in which what all "
         "share cancels."
+        if _tied(answer)
+        else ""
     )
     cost = (
         f"electricity at ${question.electricity:g} per kWh (--electricity) at measured draw, else "
         f"board power, plus the price over {question.hours:,.0f} h of use (--hours); without the "
         "host."
     )
-    lines = [
-        f"Modelled from {answer.basis}; intervals hold 80 %. {mark}",
-        f"The job is {size}: {cost}",
-    ]
+    basis = (
+        f"Modelled from {answer.basis} (`gpubench list published`; docs/prediction.md has the "
+        f"errors); intervals hold 80 %.{mark}"
+    )
+    lines = [basis, f"The job is {size}: {cost}"]
+    if question.job:
+        lines.append(_job_text(question.job))
     lines.append(_whose_prices(answer))
     if question.count > 1 and answer.ranking.scored:
         card = answer.options[answer.ranking.scored[0].name].card

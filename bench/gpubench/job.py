@@ -16,6 +16,9 @@ from gpubench.workload import Work
 __all__ = ["Job", "Memory", "Transformer", "all_models", "get_model"]
 
 METHODS = ("full", "lora", "qlora")
+HEADS = ("classes", "lm")
+#: what a classification head tells apart, as the workload ``bert`` does and most such tasks
+CLASSES = 2
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 # Bytes of optimizer state per trained parameter. AdamW keeps two moments; bitsandbytes' 8-bit one
 # keeps them as bytes, with a float32 scale for each block of 256 (Dettmers et al. 2021,
@@ -72,6 +75,9 @@ class Job:
         sequence: tokens of each.
         checkpointing: keep only each block's input and compute the block again on the way back.
         rank: of the adapters.
+        head: ``classes`` is a pooler and a classifier, once a sequence, as an encoder is mostly
+            fine-tuned; ``lm`` makes logits of every token. Empty means ``classes`` of an encoder
+            and ``lm`` of a decoder, which has no other here.
     """
 
     model: Transformer
@@ -82,17 +88,21 @@ class Job:
     sequence: int = 512
     checkpointing: bool = False
     rank: int = 16
+    head: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense.
 
         Raises:
-            UsageError: an unknown name, a size that can't be, or QLoRA in 32 bit.
+            UsageError: an unknown name, a size that can't be, a decoder with a head of classes, or
+                QLoRA in 32 bit.
         """
+        object.__setattr__(self, "head", self.head or ("lm" if self.model.causal else "classes"))
         names = {
             "method": (self.method, METHODS),
             "training precision": (self.precision, PRECISIONS),
             "optimizer": (self.optimizer, tuple(STATE_BYTES)),
+            "head": (self.head, HEADS[1:] if self.model.causal else HEADS),
         }
         for kind, (name, known) in names.items():
             if name not in known:
@@ -134,9 +144,35 @@ class Job:
         return self.method != "full"
 
     @property
+    def parameters(self) -> int:
+        """All values of the model with this head."""
+        classes = self._head_matrices + self.model.hidden + CLASSES  # and the biases of both
+        return self.model.parameters if self.head == "lm" else self.model.body_parameters + classes
+
+    @property
+    def _head_matrices(self) -> int:
+        hidden = self.model.hidden
+        return self.model.head_matrices if self.head == "lm" else hidden * (hidden + CLASSES)
+
+    @property
+    def _head_rows(self) -> int:
+        """For how many tokens the head computes: all, or the first of each sequence."""
+        return self.tokens if self.head == "lm" else self.batch
+
+    @property
+    def _logits(self) -> int:
+        """How many numbers come out of the head."""
+        return self._head_rows * (self.model.vocabulary if self.head == "lm" else CLASSES)
+
+    @property
+    def _tied(self) -> bool:
+        """Whether the head is the embedding."""
+        return self.model.tied and self.head == "lm"
+
+    @property
     def trained(self) -> int:
         """Parameters that are trained; two thin matrices per linear layer with adapters."""
-        return self._adapters if self.frozen else self.model.parameters
+        return self._adapters if self.frozen else self.parameters
 
     @property
     def _adapters(self) -> int:
@@ -175,9 +211,10 @@ class Job:
         back doesn't count.
         """
         model, family, tokens = self.model, self.model.family, self.tokens
+        products = model.block_matrices * tokens + self._head_matrices * self._head_rows
         attention = 4 * model.layers * tokens * self.sequence * model.queries
         passes = 4 if self.frozen else 6
-        flops = passes * (model.block_matrices + model.head_matrices) * tokens
+        flops = passes * products
         flops += 6 * self._adapters * tokens + 3 * attention
         if self.checkpointing:
             again = model.block_matrices + self._adapters
@@ -191,11 +228,11 @@ class Job:
         """What eager PyTorch's kernels read and write, attention being one kernel."""
         model = self.model
         passes = 3 if self.checkpointing else 2
-        matrices = model.block_matrices + model.head_matrices
+        matrices = model.block_matrices + self._head_matrices
         if self.method == "qlora":
             # bitsandbytes' MatMul4Bit writes each matrix to memory in 16 bit, for the product
             expanded = NF4_BYTES + 2 * self._compute_bytes
-            weights = passes * (model.block_matrices * expanded + 2 * model.head_matrices)
+            weights = passes * (model.block_matrices * expanded + 2 * self._head_matrices)
         else:
             weights = passes * matrices * self._compute_bytes
         casts = 6 * self.trained if self.low else 0  # read in 4 bytes, written in 2
@@ -203,9 +240,8 @@ class Job:
         gradients = 2 * MASTER * self.trained
         # Going back reads and writes twice what going forward does; checkpoints go forward twice.
         blocks = (passes + 1) * model.layers * model.block_moved * self._compute_bytes
-        logits = 3 * 3 * MASTER * model.vocabulary  # made, and their loss: in 4 bytes
-        activations = (blocks + logits) * self.tokens
-        return weights + casts + states + gradients + activations
+        logits = 3 * 3 * MASTER * self._logits  # made, and their loss: in 4 bytes
+        return weights + casts + states + gradients + blocks * self.tokens + logits
 
     @property
     def launches(self) -> float:
@@ -281,8 +317,8 @@ class Job:
         if self.method == "full":
             return MASTER * model.parameters
         if self.method == "lora":
-            return self._compute_bytes * model.parameters + MASTER * self._adapters
-        rest = model.parameters - model.block_matrices
+            return self._compute_bytes * self.parameters + MASTER * self._adapters
+        rest = self.parameters - model.block_matrices
         return NF4_BYTES * model.block_matrices + 2 * rest + MASTER * self._adapters
 
     def _at_loss(self) -> dict[str, float]:
@@ -295,7 +331,7 @@ class Job:
         return {
             "gradients": 0.0,
             "activations": self._kept(),
-            "logits and loss": logits * self.tokens * self.model.vocabulary,
+            "logits and loss": float(logits * self._logits),
             "low-precision copies": self._casts(self.model.layers),
             "workspace": 0.0,
         }
@@ -308,7 +344,7 @@ class Job:
         return {
             "gradients": 0.0,
             "activations": self._kept(),
-            "logits and loss": 3 * MASTER * self.tokens * self.model.vocabulary,
+            "logits and loss": 3.0 * MASTER * self._logits,
             "low-precision copies": 0.0 if self.checkpointing else self._casts(self.model.layers),
             "workspace": 0.0,
         }
@@ -317,8 +353,8 @@ class Job:
         """The last block's backward pass comes first: the head's gradient is there already."""
         again = self._block_activations() * self.tokens if self.checkpointing else 0.0
         return {
-            "gradients": 0.0 if self.frozen else MASTER * self.model.head_matrices,
-            "activations": self._kept() - self._closing_activations() * self.tokens + again,
+            "gradients": 0.0 if self.frozen else float(MASTER * self._head_matrices),
+            "activations": self._kept() - self._closing_activations() * self._head_rows + again,
             "logits and loss": 0.0,
             "low-precision copies": self._casts(1 if self.checkpointing else self.model.layers),
             "workspace": self._block_workspace(),
@@ -333,7 +369,7 @@ class Job:
         missing = self._adapters / model.layers
         if not self.frozen:
             missing = model.block_matrices / model.layers
-            missing += 0 if model.tied else model.vocabulary * model.hidden
+            missing += 0 if self._tied else model.vocabulary * model.hidden
         return {
             "gradients": MASTER * (self.trained - missing),
             "activations": (self._block_activations() + self._opening_activations()) * self.tokens,
@@ -344,7 +380,7 @@ class Job:
 
     def _at_embedding(self) -> dict[str, float]:
         """The backward pass's end: all gradients, of a tied embedding two parts and their sum."""
-        tied = self.model.tied and not self.frozen
+        tied = self._tied and not self.frozen
         embedding = MASTER * self.model.vocabulary * self.model.hidden
         return {
             "gradients": MASTER * self.trained,
@@ -370,16 +406,15 @@ class Job:
         if self.frozen:
             return 2 * self._adapters * layers / self.model.layers
         blocks = self.model.block_matrices * layers / self.model.layers
-        return 2 * (blocks + self.model.head_matrices)
+        return 2 * (blocks + self._head_matrices)
 
     def _kept(self) -> float:
         """Bytes of activations at the end of the forward pass."""
         block = self._block_activations()
         if self.checkpointing:
             block = self._stream_bytes * self.model.hidden
-        return (
-            self.model.layers * block + self._opening_activations() + self._closing_activations()
-        ) * self.tokens
+        blocks = (self.model.layers * block + self._opening_activations()) * self.tokens
+        return blocks + self._closing_activations() * self._head_rows
 
     def _block_activations(self) -> float:
         """Bytes per token that one block keeps for its way back.
@@ -437,7 +472,7 @@ class Job:
         return norm + (self.model.hidden if self.model.family.dropout else 0)
 
     def _closing_activations(self) -> float:
-        """Bytes per token after the last block, the logits apart."""
+        """Bytes per token that the head sees, after the last block, the logits apart."""
         hidden, compute = self.model.hidden, self._compute_bytes
         head_input = 0 if self.frozen else compute * hidden
         if self.model.causal:

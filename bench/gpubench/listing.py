@@ -202,7 +202,11 @@ def others_results() -> Listing:
 
 
 def models() -> Listing:
-    """Every model with its modelled memory of a step of 1 × 512 tokens, bf16, AdamW."""
+    """Every model with its modelled memory of a step of 1 × 512 tokens, bf16, AdamW.
+
+    As published, BERT's parameters are those with a masked-language head; its memory is that with
+    the head that it is fine-tuned with, of two classes.
+    """
     from gpubench.job import METHODS, Job, all_models
 
     def memory(model: Any, method: str) -> float:

@@ -445,6 +445,8 @@ def job_hours(question: Question, one: score.Score) -> Estimate:
 # ways ------------------------------------------------------------------------------------------
 
 
+#: of a batch that was meant for all cards together
+SPLIT = "the batch split over the cards"
 #: of a job that few cards hold, the nearest first
 CHEAPER: tuple[tuple[str, dict[str, Any]], ...] = (
     ("a smaller batch", {}),
@@ -486,23 +488,30 @@ def ways_to_fit(question: Question) -> list[Way]:
     room = max((card.usable_bytes for card in passing(replace(question, job=least))), default=0.0)
     now, need = len(passing(question)), job.memory().total_bytes
     seen, ways, shrunk = [job], [], 0
-    for said, change in CHEAPER:
-        if change.get("method") == "qlora" and not job.low:
-            continue  # which computes in 16 bit only
-        other = replace(job, **change)
-        batch = min(other.largest_batch(room), job.batch)
-        if batch <= shrunk:
+    for said, other in _cheaper(job, question.count, room):
+        if other.batch <= shrunk:
             continue  # what buys no larger batch than doing without it
-        other = replace(other, batch=batch)
         if other in seen or other.memory().total_bytes >= need:
             continue
         seen.append(other)
         asked = replace(question, job=other)
-        shrunk = max(shrunk, batch if batch < job.batch else 0)
         if (passed := len(passing(asked))) > now:
-            way = Way(said, asked, other.memory().total_bytes, _counts(asked, job.batch), passed)
-            ways.append(way)
+            counts = None if said == SPLIT else _counts(asked, job.batch)
+            ways.append(Way(said, asked, other.memory().total_bytes, counts, passed))
+            shrunk = max(shrunk, other.batch if other.batch < job.batch else 0)
     return ways
+
+
+def _cheaper(job: Job, count: int, room: float) -> Iterator[tuple[str, Job]]:
+    """Cheaper jobs, the nearest first, each with the largest batch that fits into ``room``."""
+    if count > 1:  # who asks for a batch on several cards may well mean that of all of them
+        yield SPLIT, replace(job, batch=math.ceil(job.batch / count))
+    for said, change in CHEAPER:
+        if change.get("method") == "qlora" and not job.low:
+            continue  # which computes in 16 bit only
+        other = replace(job, **change)
+        if batch := min(other.largest_batch(room), job.batch):
+            yield said, replace(other, batch=batch)
 
 
 def _counts(asked: Question, batch: int) -> int | None:

@@ -185,16 +185,27 @@ class Transformer:
     @property
     def parameters(self) -> int:
         """All trainable values: matrices, embeddings, biases and norms, shared ones once."""
-        norm = self.hidden if self.family.rms_norm else 2 * self.hidden
+        head = self.head_matrices - (self.vocabulary * self.hidden if self.tied else 0)
+        if not self.causal:  # biases of both, and the norm between
+            head += self.hidden + self._norm + self.vocabulary
+        return self.body_parameters + head
+
+    @property
+    def body_parameters(self) -> int:
+        """All but the head's own."""
         positions = 0 if self.family.rms_norm else self.positions
         embeddings = (self.vocabulary + positions + self.segments) * self.hidden
-        norms = (2 * self.layers + 1) * norm  # the last one ends norm-first models, opens BERT
+        norms = (
+            2 * self.layers + 1
+        ) * self._norm  # the last one ends norm-first models, opens BERT
         if self.family.query_key_norm:
             norms += 2 * self.layers * self.head_dim
-        head = self.head_matrices - (self.vocabulary * self.hidden if self.tied else 0)
-        if not self.causal:
-            head += self.hidden + norm + self.vocabulary  # biases of both, and the norm between
-        return embeddings + self.block_matrices + self._biases() + norms + head
+        return embeddings + self.block_matrices + self._biases() + norms
+
+    @property
+    def _norm(self) -> int:
+        """Weights of one norm."""
+        return self.hidden if self.family.rms_norm else 2 * self.hidden
 
     def _biases(self) -> int:
         qkv = self.queries + 2 * self.keys

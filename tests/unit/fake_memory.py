@@ -40,6 +40,8 @@ IN_FLOAT32 = {
     torch.rsqrt,
     torch.Tensor.rsqrt,
 }
+#: modules after the last block, which get no adapters
+HEAD = {"cls", "lm_head", "pooler", "classifier"}
 ALLOCATES = ("empty", "new_empty", "detach", "alias", "_unsafe_view", "lift_fresh")
 
 
@@ -157,11 +159,17 @@ class _Expanded(torch.autograd.Function):
 
 def build(config, job):
     """The transformers model of a configuration, made ready for the job; under FakeTensorMode."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+    )
     from transformers.initialization import no_init_weights
 
     sizes = AutoConfig.for_model(**config, attn_implementation="sdpa", use_cache=False)
-    auto = AutoModelForCausalLM if job.model.causal else AutoModelForMaskedLM
+    auto = AutoModelForMaskedLM if job.head == "lm" else AutoModelForSequenceClassification
+    auto = AutoModelForCausalLM if job.model.causal else auto
     dtype = LOW[job.precision] if job.frozen and job.low else torch.float32
     with no_init_weights():  # which takes longest, and there are no values
         model = auto.from_config(sizes, dtype=dtype).train()
@@ -182,7 +190,7 @@ def _add_adapters(model, job):
     from transformers.pytorch_utils import Conv1D
 
     for name, layer in list(model.named_modules()):
-        if not isinstance(layer, (nn.Linear, Conv1D)) or ".cls." in f".{name}" or "lm_head" in name:
+        if not isinstance(layer, (nn.Linear, Conv1D)) or HEAD & set(name.split(".")):
             continue
         outputs, inputs = layer.weight.shape
         if isinstance(layer, Conv1D):
@@ -243,7 +251,8 @@ def _step(model, optimizer, job, storages, flops):
     tokens = torch.zeros(job.batch, job.sequence, dtype=torch.long)
     storages.peak, storages.kernels = storages.now, 0
     with AsOnCuda(low), autocast:
-        loss = model(input_ids=tokens, labels=tokens).loss
+        labels = tokens if job.head == "lm" else tokens[:, 0]
+        loss = model(input_ids=tokens, labels=labels).loss
     loss.backward()
     kernels = storages.kernels
     optimizer.step()

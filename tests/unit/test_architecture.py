@@ -59,7 +59,7 @@ MAY_IMPORT = {
         *("job", "stack", "predict", "evidence", "workload", "errors"),
     },
     "advice": {"recommend", "score", "sensitivity", "scaling", "profile", "estimate"}
-    | {"cards", "render"},
+    | {"cards", "job", "render"},
     "series": {"table", "record", "names", "cards", "render"},
     "page": {"plugins", "render", "errors", "__init__"},
     "report": {

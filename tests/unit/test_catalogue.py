@@ -212,26 +212,26 @@ def test_a_row_keeps_to_a_rule_or_is_a_known_exception(card_id, rule):
 
 
 def test_a_card_that_is_not_here_yet_keeps_to_every_rule():
-    """The RTX 5060 Ti of 2025: the cheapest of its series, and launched last."""
+    """A made-up RTX 5055: the cheapest of its series, and launched last."""
     row = ROWS["geforce-rtx-5070"] | {
-        "card_id": "geforce-rtx-5060-ti-16gb",
-        "name": "NVIDIA GeForce RTX 5060 Ti",
-        "chip": "GB206",
-        "sm_count": "36",
-        "cuda_cores": "4608",
-        "tensor_cores": "144",
-        "boost_clock_mhz": "2572",
-        "base_clock_mhz": "2407",
-        "memory_gib": "16",
-        "memory_bus_bits": "128",
-        "memory_bandwidth_gbs": "448.0",
-        "l2_mib": "32",
-        "fp32_tflops": "23.7",
-        "fp16_tflops_nontensor": "23.7",
-        "fp64_tflops": "0.370",
-        "tdp_w": "180",
-        "launch_date": "2025-12",
-        "launch_price_usd": "429",
+        "card_id": "geforce-rtx-5055",
+        "name": "NVIDIA GeForce RTX 5055",
+        "chip": "GB209",
+        "sm_count": "16",
+        "cuda_cores": "2048",
+        "tensor_cores": "64",
+        "boost_clock_mhz": "2500",
+        "base_clock_mhz": "2300",
+        "memory_gib": "8",
+        "memory_bus_bits": "64",
+        "memory_bandwidth_gbs": "224.0",
+        "l2_mib": "16",
+        "fp32_tflops": "10.24",
+        "fp16_tflops_nontensor": "10.24",
+        "fp64_tflops": "0.16",
+        "tdp_w": "100",
+        "launch_date": "2026-12",
+        "launch_price_usd": "229",
     }
     clock = number(row, "sm_count") * number(row, "boost_clock_mhz") / 1e6
     rates = card_file.tensor_rates(row["compute_capability"], row["name"])

@@ -177,15 +177,15 @@ def with_a_row_more(tmp_path):
     columns = lines[0].split(",")
     (near,) = (line for line in lines if line.startswith("geforce-rtx-5070,"))
     row = dict(zip(columns, near.split(","), strict=True)) | {
-        "card_id": "geforce-rtx-5060-ti-16gb",
-        "name": "NVIDIA GeForce RTX 5060 Ti",
+        "card_id": "geforce-rtx-5055-16gb",
+        "name": "NVIDIA GeForce RTX 5055",
         "chip": "GB206",
-        "sm_count": "36",
-        "cuda_cores": "4608",
+        "sm_count": "24",
+        "cuda_cores": "3072",
         "memory_gib": "16",
         "memory_bandwidth_gbs": "448",
-        "tdp_w": "180",
-        "launch_price_usd": "429",
+        "tdp_w": "130",
+        "launch_price_usd": "349",
     }
     copy = tmp_path / "cards.csv"
     copy.write_text("\n".join([*lines, ",".join(row[name] for name in columns), ""]))
@@ -201,8 +201,8 @@ def with_a_row_more(tmp_path):
 
 def test_a_card_is_one_row_of_the_catalogue(with_a_row_more):
     listed = json.loads(with_a_row_more("list", "cards", "--format", "json"))["rows"]
-    assert "geforce-rtx-5060-ti-16gb" in {row["card_id"] for row in listed}
-    words = ("predict", "5060 Ti", "--only", "gemm*8192*", "--format", "json")
+    assert "geforce-rtx-5055-16gb" in {row["card_id"] for row in listed}
+    words = ("predict", "5055", "--only", "gemm*8192*", "--format", "json")
     (new, *_) = json.loads(with_a_row_more(*words))["rows"]
-    assert "RTX 5060 Ti" in new["card"]
-    assert "RTX 5060 Ti" in with_a_row_more("recommend", "--cards", "*5060*", "*5070")
+    assert "RTX 5055" in new["card"]
+    assert "RTX 5055" in with_a_row_more("recommend", "--cards", "*5055*", "*5070")

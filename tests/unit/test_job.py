@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from gpubench import plugins
 from gpubench.errors import UsageError
-from gpubench.job import METHODS, PRECISIONS, STATE_BYTES, Job, get_model
+from gpubench.job import HEADS, METHODS, PRECISIONS, STATE_BYTES, Job, get_model
+from gpubench.workloads import bert as bert_workload
 
 GIB = 2**30
 TOLERANCE = 0.15
@@ -91,7 +92,14 @@ def small(tmp_path):
 def bert(request, fake):
     """Jobs at the corners of the gate, and the peak of a fake step of each."""
     jobs = [
-        Job(get_model(request.param), "full", precision, "adamw", batch, sequence, checkpointing)
+        Job(
+            get_model(request.param),
+            precision=precision,
+            batch=batch,
+            sequence=sequence,
+            checkpointing=checkpointing,
+            head="lm",
+        )
         for batch, sequence in ((8, 128), (64, 512))
         for precision in ("fp32", "bf16")
         for checkpointing in (False, True)
@@ -106,6 +114,33 @@ def test_the_peak_of_training_bert_is_that_of_a_fake_step(bert):
     """The gate is 15 %; what the model reaches is held, so that no part of it can go missing."""
     for job, peak in bert.items():
         assert job.memory().tensor_bytes == pytest.approx(peak, rel=0.01), job
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("full", "fp32"), ("full", "bf16"), ("lora", "fp32"), ("lora", "bf16"), ("qlora", "bf16")],
+)
+def test_the_peak_of_bert_with_classes_is_that_of_a_fake_step(fake, method, precision):
+    """With logits of every token in their place, the largest would be a third off."""
+    jobs = [
+        Job(get_model("bert-base"), method, precision, "adamw", batch, sequence, checkpointing)
+        for batch, sequence in ((8, 128), (64, 512))
+        for checkpointing in (False, True)
+    ]
+    for job, measured in zip(jobs, fake.measure_all(shipped("bert-base"), jobs), strict=True):
+        assert job.head == "classes"
+        assert job.memory().tensor_bytes == pytest.approx(measured.peak_bytes, rel=0.04), job
+        assert job.model_launches == pytest.approx(measured.kernels, rel=0.15)
+
+
+def test_a_job_of_bert_needs_what_the_workload_bert_does():
+    """Both fine-tune for two classes; the job's memory has context and reserve on top."""
+    assert Job(get_model("bert-large")).parameters == bert_workload.parameter_count("large")
+    for precision in ("fp32", "bf16"):
+        job = Job(get_model("bert-large"), precision=precision, batch=32, sequence=512)
+        case = bert_workload.work("large", 32, 512, precision)
+        assert job.work().flops == case.flops
+        assert job.memory().tensor_bytes == pytest.approx(case.footprint, rel=0.05)
 
 
 @pytest.mark.parametrize("part", ["weights", "optimizer states", "activations", "logits and loss"])
@@ -144,15 +179,16 @@ def test_the_gradient_of_a_tied_embedding_is_there_three_times(fake):
 # --- work -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", ["bert-base", "bert-large"])
-def test_flops_of_bert_are_exactly_those_torch_counts(fake, name):
-    job = Job(get_model(name), precision="fp32", batch=8, sequence=128)
+def test_flops_of_bert_are_exactly_those_torch_counts(fake, name, head):
+    job = Job(get_model(name), precision="fp32", batch=8, sequence=128, head=head)
     assert job.work().flops == fake.measure(shipped(name), job, attention="math").flops
 
 
 def test_flops_of_bert_are_those_of_the_textbook():
     """6·N·T + 12·L·B·S²·h with N the weights of the matrices: 6.84e11 at batch 8 × 128."""
-    job = Job(get_model("bert-base"), batch=8, sequence=128)
+    job = Job(get_model("bert-base"), batch=8, sequence=128, head="lm")
     matrices = 12 * 12 * 768**2 + 768**2 + 768 * 30522
     expected = 6 * matrices * 1024 + 12 * 12 * 8 * 128**2 * 768
     assert job.work().flops == expected == pytest.approx(6.84e11, rel=1e-3)
@@ -304,6 +340,8 @@ def test_four_bit_weights_are_those_of_the_paper():
         ({"batch": True}, "batch True"),
         ({"sequence": 2000}, "sequence 2000 is not a whole number from 1 to 1024"),
         ({"rank": 0}, "rank 0"),
+        ({"head": "pooler"}, "no head is named 'pooler'"),
+        ({"head": "classes"}, "no head is named 'classes'"),  # of a decoder
         ({"method": "qlora", "precision": "fp32"}, "16 bit"),
     ],
 )

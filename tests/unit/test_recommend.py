@@ -17,6 +17,7 @@ from gpubench.cli import main
 from gpubench.errors import UsageError
 from gpubench.job import Job, get_model
 from gpubench.predict import Predictor
+from gpubench.prices import Price
 from gpubench.profile import load_profile
 from gpubench.recommend import JOB, Question, chosen, needs_of, recommend, steps_of, ways_to_fit
 
@@ -94,6 +95,10 @@ def test_cards_of_no_known_price_fail_a_price_limit_and_else_stand_apart():
     )
     limited = ask(cards=("nvidia-a100*", "*4090"), price_limit=5000)
     assert "no known price" in reasons(limited)["nvidia-a100-pcie-40gb"][0].reason
+    said = " ".join(advice.text(limited, "table", 3).split())
+    assert "4 of them only for want of a known price (" in said
+    assert "): --prices FILE can give one" in said
+    assert "want of" not in advice.text(ask(cards=("*3090", "*4090"), price_limit=1500), "table", 3)
     alone = ask(cards=("nvidia-a100*",))
     assert len(alone.ranking.scored) == 4
     assert "value does not count" in advice.sentence(alone)
@@ -123,8 +128,26 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     assert 1 < batch < 8
     assert first.question.job.batch == batch
     assert first.counts == -(-8 // batch)
-    assert f"on {first.counts} cards with --count" in advice.way_text(first, recommend(large))
+    each = -(-8 // first.counts)
+    assert f"--batch {batch}, or --batch {each} with --count {first.counts} " in advice.way_text(
+        first, recommend(large)
+    )
     assert ways_to_fit(replace(large, price_limit=1600.0))[0].counts is None  # one card's price
+
+
+def test_bert_is_fine_tuned_for_classes_unless_words_are_asked_for(capsys):
+    """As the workload `bert` is, which predict says fits 24 GiB."""
+    words = ("--model", "bert-large", "--batch", "32", "--seq", "512", "--cards", "*4090")
+    _, out, _ = run(capsys, *words)
+    assert "with a head of two classes (--head classes)" in " ".join(out.split())
+    assert "The one card looked at does not pass" not in out
+    _, out, _ = run(capsys, *words, "--head", "lm")
+    assert "with a masked-language head (--head lm)" in " ".join(out.split())
+    assert "The one card looked at does not pass" in out
+    status, _, err = run(capsys, "--model", "llama-8b", "--head", "classes")
+    assert status == 2
+    assert "no head is named 'classes'" in err
+    assert "--head" not in advice.sentence(ask(QLORA))
 
 
 @settings(max_examples=15, deadline=None)
@@ -201,6 +224,16 @@ def test_the_answer_says_whose_prices_and_what_100_is_and_how_many_more_there_ar
     assert "more with --top" not in advice.text(answer, "table", 99)
 
 
+def test_with_given_prices_100_is_said_to_be_the_reference_at_its_launch_price():
+    """Which as a candidate, at the price that was given, is better than 100."""
+    prices = {"geforce-rtx-3090": Price(700.0, "", "today.csv")}
+    answer = ask(prices=prices, cards=("*3090",))
+    assert answer.ranking.scored[0].total.value > 105
+    said = advice.sentence(answer)
+    assert "a score of 100 is the GeForce RTX 3090 at its launch price of $1,499." in said
+    assert "at its launch price" not in advice.sentence(ask(cards=("*3090",)))
+
+
 def test_nothing_that_passes_is_an_answer_and_no_error(capsys):
     status, out, _ = run(capsys, "--model", "llama-8b", "--price-limit", "10")
     assert status == 0
@@ -214,6 +247,31 @@ def test_more_cards_are_said_to_hold_the_whole_job_each():
     said = " ".join(advice.text(ask(QLORA, count=2), "table", 3).split())
     assert "usable on each card" in said
     assert "sharding (FSDP, ZeRO-3) isn't modelled" in said
+
+
+def test_a_batch_is_each_cards_and_splitting_it_over_the_cards_is_the_first_way():
+    """BERT-large, 32 × 512 with logits of every token, is too much for 24 GiB; 16 are not."""
+    job = Job(get_model("bert-large"), batch=32, sequence=512, head="lm")
+    answer = ask(job, count=2, cards=("*3090", "*4090"))
+    said = advice.sentence(answer)
+    assert "batch 32 × 512 tokens on each card, 64 a step" in said
+    first = answer.ways[0]
+    need = replace(job, batch=16).memory().total_bytes / GIB
+    assert advice.way_text(first, answer) == (
+        f"the batch split over the cards, --batch 16 with --count 2 (32 a step): {need:.1f} GiB, "
+        "2 cards"
+    )
+    assert recommend(first.question).ranking.scored
+    second = answer.ways[1]
+    batch = second.question.job.batch
+    assert 16 < batch < 32
+    assert (
+        f"--batch {batch} with --count 2 ({2 * batch} a step), or --batch 16 with --count 4 (64 a "
+        "step)" in advice.way_text(second, answer)
+    )
+    alone = ask(job, cards=("*3090",))
+    assert "on each card" not in advice.sentence(alone)
+    assert "split" not in advice.sentence(alone)
 
 
 def test_more_cards_do_not_pool_their_memory():
@@ -395,6 +453,32 @@ def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys)
     assert len({tuple(row) for row in found["rows"]}) == 1  # the same keys in every row
 
 
+def test_what_was_read_of_a_model_of_ones_own_and_its_memory_stand_in_the_answer(tmp_path, capsys):
+    folder = tmp_path / "own-model"
+    folder.mkdir()
+    sizes = {"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 8, "intermediate_size": 1408, "vocab_size": 1000}
+    (folder / "config.json").write_text(json.dumps(sizes | {"max_position_embeddings": 1024}))
+    job = Job(get_model(str(folder / "config.json")), batch=8)
+    words = ("--model", str(folder / "config.json"), "--batch", "8")
+    _, out, _ = run(capsys, *words)
+    said = " ".join(out.split())
+    millions = job.parameters / 1e6
+    assert f"own-model has {millions:.3g} million parameters (3 layers, 512 wide" in said
+    memory = job.memory()
+    assert f"most is taken at {memory.moment}, in GiB: " in said
+    assert f"activations {memory.parts['activations'] / GIB:.1f}" in said
+    assert f"reserve {memory.parts['reserve'] / GIB:.1f}" not in said  # too little to show
+    _, out, _ = run(capsys, *words, "--format", "json")
+    found = json.loads(out)["job"]
+    assert (found["model"], found["parameters"]) == ("own-model", job.parameters)
+    sizes = [value for name, value in found.items() if name.endswith("_bytes")]
+    assert math.fsum(sizes) == pytest.approx(memory.total_bytes)
+    assert len(sizes) == len(memory.parts)
+    _, out, _ = run(capsys, "--format", "json")
+    assert "job" not in json.loads(out)
+
+
 def test_the_table_begins_with_the_answer_and_ends_with_the_assumptions(capsys):
     status, out, _ = run(capsys, "--top", "3", "--count", "2", "--price-limit", "3000")
     lines = out.splitlines()
@@ -492,6 +576,33 @@ def test_needs_of_a_job_are_its_own_and_not_the_profiles():
     own = needs_of(Question(finetune), steps_of(Question(finetune)))
     assert own.card_bytes == 12 * GIB
     assert "bf16" in own.precisions
+
+
+def test_a_winner_alone_has_no_mark_of_a_tie():
+    alone = ask(cards=("*5090", "*1060*"))
+    assert len(alone.ranking.as_good) == 1
+    said = advice.text(alone, "table", 3)
+    assert "≈" not in said
+    assert "No other card is within the error." in said
+    tied = advice.text(ask(QLORA, cards=("*5080", "*5070-ti")), "table", 3)
+    assert tied.count("≈ GeForce") == 4  # two in either table
+    assert "≈ marks" in tied
+    assert "`gpubench list published`; docs/prediction.md has the errors" in " ".join(tied.split())
+
+
+def test_the_front_is_explained_and_says_which_unranked_cards_shape_it():
+    """An A100 is faster for fewer watts than an RTX 3090, and has no row in the table."""
+    alone = ask(cards=("*3090",))
+    said = " ".join(advice.text(alone, "table", 3).split())
+    assert "front: no other card that passes is as fast for less money (price)" in said
+    assert "set apart" not in said
+    assert alone.frugal == {"geforce-rtx-3090"}
+    both = ask(cards=("*3090", "nvidia-a100-pcie-40gb"))
+    assert both.frugal == {"nvidia-a100-pcie-40gb"}
+    assert both.cheap == {"geforce-rtx-3090"}
+    said = " ".join(advice.text(both, "table", 3).split())
+    assert "the 1 card set apart, without a price, count for power alone" in said
+    assert "front:" not in advice.text(ask(QLORA, price_limit=10), "table", 3)
 
 
 def test_the_order_of_ranks_is_that_of_scores_and_ties_are_marked():

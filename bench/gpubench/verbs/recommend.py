@@ -29,11 +29,19 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     job.add_argument("--model", metavar="NAME|config.json", help="what is trained")
     job.add_argument("--method", choices=("full", "lora", "qlora"), help="default: full")
     job.add_argument("--seq", type=tokens, metavar="N", help="tokens a sequence; default: 512")
-    job.add_argument("--batch", type=positive, metavar="N", help="sequences a step; default: 1")
+    job.add_argument(
+        "--batch", type=positive, metavar="N", help="sequences a step on each card; default: 1"
+    )
     job.add_argument("--precision", choices=("fp32", "tf32", "fp16", "bf16"), help="default: bf16")
     job.add_argument("--optimizer", choices=("adamw", "adamw8bit", "sgd"), help="default: adamw")
     job.add_argument("--checkpointing", action="store_true", help="compute activations again")
     job.add_argument("--rank", type=positive, metavar="N", help="of LoRA adapters; default: 16")
+    job.add_argument(
+        "--head",
+        choices=("classes", "lm"),
+        help="of an encoder, as BERT: two classes a sequence, or words for every token; "
+        "default: classes; a decoder always makes words",
+    )
     size = job.add_mutually_exclusive_group()
     size.add_argument("--tokens", type=amount, metavar="N", help="of the job; default: 1e8")
     size.add_argument("--steps", type=amount, metavar="N", help="of the job, in place of --tokens")
@@ -41,7 +49,13 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     gates.add_argument("--cards", nargs="+", default=[], metavar="GLOB", help="default: all")
     gates.add_argument("--price-limit", type=dollars, metavar="USD", help="for all cards together")
     gates.add_argument("--min-memory", type=amount, metavar="GIB", help="of a card as it is sold")
-    gates.add_argument("--count", type=positive, default=1, metavar="N", help="cards of one kind")
+    gates.add_argument(
+        "--count",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="cards of one kind, each with its own batch",
+    )
     cost = sub.add_argument_group("costs")
     cost.add_argument(
         "--prices",
@@ -122,6 +136,7 @@ def job_of(arguments: argparse.Namespace) -> Job | None:
         "optimizer": "optimizer",
         "checkpointing": "checkpointing",
         "rank": "rank",
+        "head": "head",
     }
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
     sized = [name for name in ("tokens", "steps") if getattr(arguments, name)]
