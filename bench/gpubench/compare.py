@@ -410,13 +410,13 @@ def worth_showing(row: dict[str, Any]) -> bool:
 
 
 COLUMNS = (
-    Column("architecture", "architecture"),
+    Column("architecture", "architecture", spare=2),
     Column("card", "card"),
     Column("side", "side"),
     Column("case", "case"),
-    Column("cache", "cache"),
-    Column("baseline_s", "baseline", render.seconds, right=True),
-    Column("median_s", "median", render.seconds, right=True),
+    Column("cache", "cache", spare=1),
+    Column("baseline_s", "baseline", render.seconds, right=True, spare=3),
+    Column("median_s", "median", render.seconds, right=True, spare=4),
     Column("speedup_text", "speedup [95 %]", right=True),
     Column("verdict", "verdict"),
     Column("reason", "reason"),

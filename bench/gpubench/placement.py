@@ -232,6 +232,6 @@ def _interval(row: Row) -> str | None:
 
 
 EXPECTED = (
-    Column("expected_text", "expected", right=True),
+    Column("expected_text", "expected", right=True, spare=7),
     Column("placement", "placement"),
 )

@@ -307,14 +307,14 @@ def under_heading(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> 
 
 
 COLUMNS = (
-    Column("architecture", "architecture"),
+    Column("architecture", "architecture", spare=3),
     Column("card", "card"),
     Column("case", "case"),
-    Column("cache", "cache"),
+    Column("cache", "cache", spare=4),
     Column("median_s", "median", render.seconds, right=True),
     Column("half_width", "95 %", render.plus_minus, right=True),
-    Column("trials", "trials", right=True),
-    Column("throughput_text", "throughput", right=True),
-    Column("share_of_peak", "of peak", render.percent, right=True),
-    Column("result", "result"),
+    Column("trials", "trials", right=True, spare=2),
+    Column("throughput_text", "throughput", right=True, spare=5),
+    Column("share_of_peak", "of peak", render.percent, right=True, spare=1),
+    Column("result", "result", spare=6),
 )
