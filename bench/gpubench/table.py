@@ -25,6 +25,8 @@ TIMED = ("timer", "cold_by")
 INDEX = ["architecture", "card", "workload", "case_id"]
 #: of the trials of a case, the median: seconds, and joules of a step
 MIDDLES = ("burst_s", "sustained_s", "energy_j")
+#: of the hash of a card or machine, where it tells two apart
+UNIT_LETTERS = 4
 SUMMARY = (
     *("cache", "precision", "params", *SAME, "trials", "status", "reason", "median_s"),
     *("half_width", "spread", "throughput", "throughput_unit", "share_of_peak", "flags"),
@@ -170,10 +172,42 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     the one process otherwise; ``spread`` says which. A failed case keeps its row. Trials are of one
     row only where card, code, way of timing and software are the same.
     """
-    groups = _timed_alike(frame).groupby([*INDEX, "cache", *SAME], sort=False, dropna=False)
-    rows = [_summarise(group) for _, group in groups]
+    rows = [_summarise(group) for group in _trials(frame)]
     columns = None if rows else [*INDEX, *SUMMARY]
     return pd.DataFrame(rows, columns=columns).set_index(INDEX).sort_index(kind="stable")
+
+
+def _trials(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows behind each row of a summary."""
+    keys = [*INDEX, "cache", *SAME]
+    groups = _timed_alike(frame).groupby(keys, sort=False, dropna=False)
+    return [group for _, group in groups]
+
+
+def unit_of(row: Mapping[Hashable, Any]) -> str | None:
+    """``#ab12``: the one card that was measured, or else the one machine; None if unknown."""
+    hashes = (row["device_uuid_hash"], row["host_hash"])
+    known = next((text for text in hashes if not render.missing(text)), None)
+    return None if known is None else f"#{str(known)[:UNIT_LETTERS]}"
+
+
+def pooled(frame: pd.DataFrame) -> list[str]:
+    """In words: each card of which a `summary` pools trials of several, or of several machines.
+
+    Their names are salted hashes: machines with fresh homes look like several as well.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for group in _trials(frame[frame["status"] == "ok"]):
+        units = {unit for row in group.to_dict("records") if (unit := unit_of(row))}
+        if len(units) > 1:
+            own = not group["device_uuid_hash"].isna().all()
+            key = (str(group["card"].iloc[0]), "card" if own else "machine")
+            found.setdefault(key, set()).update(units)
+    return [
+        f"{render.clean(card)}: trials of {render.count(len(units), noun)}, "
+        f"{render.clean(' and '.join(sorted(units)))}, are pooled"
+        for (card, noun), units in found.items()
+    ]
 
 
 def _timed_alike(frame: pd.DataFrame) -> pd.DataFrame:

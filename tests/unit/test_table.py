@@ -431,3 +431,34 @@ def test_what_one_suite_left_out_and_another_measured_is_ok(load, make_record):
     assert list(found["status"]) == ["ok"]
     assert list(found["reason"]) == [None]
     assert list(found["trials"]) == [1]
+
+
+# of which card or machine ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (
+            {"device_uuid_hash": "ab12ef"},
+            {"device_uuid_hash": "cd34ef"},
+            "2 cards, #ab12 and #cd34",
+        ),
+        ({"host_hash": "ab12ef"}, {"host_hash": "cd34ef"}, "2 machines, #ab12 and #cd34"),
+        ({"host_hash": "ab12ef"}, {"host_hash": "ab12ef"}, ""),
+        ({"host_hash": "ab12ef"}, {"host_hash": None}, ""),
+        ({}, {}, ""),
+        (
+            {"device_uuid_hash": "ab12ef", "host_hash": "1"},
+            {"device_uuid_hash": "ab12ef", "host_hash": "2"},
+            "",  # a card that changed its machine
+        ),
+        ({"host_hash": "ab12ef"}, {"host_hash": "cd34ef", "torch": "1.0"}, ""),  # a row of its own
+        ({"host_hash": "ab12ef"}, {"host_hash": "cd34ef", **FAILED}, ""),
+    ],
+)
+def test_that_trials_of_several_are_pooled_is_said(load, make_record, one, other, words):
+    frame = load(make_record(**one), make_record(run_id="run-2", **other))
+    lines = table.pooled(frame)
+    expected = [f"Test processor: trials of {words}, are pooled"] if words else []
+    assert lines == expected

@@ -37,7 +37,7 @@ def call(arguments: argparse.Namespace) -> int:
         said = placement.conclusions(found)
         print(placement.text(found, arguments.format, _software(found)), end="")
     else:
-        found, said = table.as_rows(table.summary(frame)), []
+        found, said = table.as_rows(table.summary(frame)), table.pooled(frame)
         print(table.text(found, arguments.format, _software(found)), end="")
     for row in found:
         if row["reason"]:
