@@ -25,6 +25,10 @@ TIMED = ("timer", "cold_by")
 INDEX = ["architecture", "card", "workload", "case_id"]
 #: of the trials of a case, the median: seconds, and joules of a step
 MIDDLES = ("burst_s", "sustained_s", "energy_j")
+ONE_TRIAL = (
+    "± of one trial is the spread within that process; several trials show the spread between "
+    "processes"
+)
 #: of the hash of a card or machine, where it tells two apart
 UNIT_LETTERS = 4
 SUMMARY = (
@@ -328,6 +332,11 @@ def text(
         return under_heading(kept, columns)
     shown = with_text(rows) if form == "markdown" else rows
     return render.rows(shown, columns, form, "results")
+
+
+def within_one_trial(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where some intervals know one process only: they look surer than those of more."""
+    return [ONE_TRIAL] if any(row["spread"] == "samples" for row in rows) else []
 
 
 def under_heading(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:

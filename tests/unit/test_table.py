@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gpubench import store, table
+from gpubench import cli, store, table
 from gpubench.cards import get_card
 from gpubench.record import IDENTITY
 
@@ -462,3 +462,18 @@ def test_that_trials_of_several_are_pooled_is_said(load, make_record, one, other
     lines = table.pooled(frame)
     expected = [f"Test processor: trials of {words}, are pooled"] if words else []
     assert lines == expected
+
+
+# what is said below a table -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("trials", "said"), [((1,), True), ((1, 2), False)])
+def test_an_interval_of_one_trial_is_said_to_know_that_process_only(
+    tmp_path, make_record, capsys, trials, said
+):
+    records = [make_record(trial=trial, samples_s=SAMPLES) for trial in trials]
+    store.Writer(tmp_path / "a.parquet", records)
+    assert cli.main(["show", str(tmp_path / "a.parquet")]) == 0
+    assert (table.ONE_TRIAL in capsys.readouterr().err) == said
+    assert cli.main(["show", str(tmp_path / "a.parquet"), "--format", "json"]) == 0
+    assert capsys.readouterr().err == ""

@@ -42,7 +42,8 @@ def call(arguments: argparse.Namespace) -> int:
     for row in found:
         if row["reason"]:
             print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
-    for line in said:
+    shown = table.within_one_trial(found) if arguments.format == "table" else []
+    for line in (*shown, *said):
         print(line, file=sys.stderr)
     return errors.EXIT_DONE
 
