@@ -334,6 +334,21 @@ def text(
     return render.rows(shown, columns, form, "results")
 
 
+def reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why cases have no result: each that failed, and how many are left out for one reason."""
+    failed = [row for row in rows if row["reason"] and row["status"] in FAILURES]
+    left_out: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"] and row["status"] not in FAILURES:
+            left_out.setdefault(str(row["reason"]), []).append(str(row["case_id"]))
+    lines = [(str(row["case_id"]), str(row["reason"])) for row in failed]
+    lines += [
+        (cases[0] if len(cases) == 1 else render.count(len(cases), "case"), reason)
+        for reason, cases in left_out.items()
+    ]
+    return [f"{render.clean(what)}: {render.clean(reason)}" for what, reason in lines]
+
+
 def within_one_trial(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning where some intervals know one process only: they look surer than those of more."""
     return [ONE_TRIAL] if any(row["spread"] == "samples" for row in rows) else []

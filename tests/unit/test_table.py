@@ -477,3 +477,19 @@ def test_an_interval_of_one_trial_is_said_to_know_that_process_only(
     assert (table.ONE_TRIAL in capsys.readouterr().err) == said
     assert cli.main(["show", str(tmp_path / "a.parquet"), "--format", "json"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_reasons_that_many_cases_share_are_said_once_and_each_failure_by_itself(load, make_record):
+    lacking = {"status": "unsupported", "reason": "bf16: no kernel", "samples_s": None}
+    frame = load(
+        *(make_record(case_id=f"gemm:n={n}", **lacking) for n in range(41)),
+        make_record(case_id="conv2d:n=1", **lacking | {"reason": "too large"}),
+        *(make_record(case_id=f"bert:n={n}", **FAILED) for n in range(2)),
+        make_record(),
+    )
+    assert sorted(table.reasons(table.as_rows(table.summary(frame)))) == [
+        "41 cases: bf16: no kernel",
+        "bert:n=0: out of memory",
+        "bert:n=1: out of memory",
+        "conv2d:n=1: too large",
+    ]
