@@ -462,3 +462,28 @@ def test_the_double_of_torch_is_like_torch():
     assert hasattr(torch.version, "cuda")
     assert fake.version.cuda
     assert sys.modules["torch"] is torch
+
+
+@pytest.mark.parametrize(
+    ("device", "finding", "said"),
+    [
+        (
+            "cpu",
+            Finding("note", "others take 97%; from …"),
+            "this machine is busy: others take 97%;",
+        ),
+        ("cpu", ok("others take 1%"), ""),
+        ("virtual:tesla-t4", Finding("note", "others take 97%; from …"), ""),
+    ],
+)
+def test_a_run_says_beforehand_that_the_machine_is_busy(
+    monkeypatch, capsys, tmp_path, device, finding, said
+):
+    from gpubench import console
+
+    monkeypatch.setattr(doctor, "load", lambda here: finding)
+    monkeypatch.setattr(console, "follow", lambda execution: None)
+    assert main(["run", "--device", device, "-o", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert bool(err) == bool(said)
