@@ -243,13 +243,23 @@ def gpubench(session: nox.Session, *arguments: str) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this machine with the quick suite and make reports/index.html of all results."""
+    """Measure this machine with the quick suite and make reports/index.html of the result."""
     ready("run")
+    before = written()
     try:
         gpubench(session, "run", "--suite", "quick", "-o", "results/", *session.posargs)
     finally:  # a failed or unfinished case is part of the picture
-        files = sorted(str(path) for path in Path("results").glob("*.parquet"))
-        gpubench(session, "report", *files, "-o", "reports/index.html")
+        # Other files, such as the committed ones, would be pooled with this machine's own.
+        new = sorted(path for path, when in written().items() if before.get(path) != when)
+        if new:
+            gpubench(session, "report", *new, "-o", "reports/index.html")
+            say(f"next: `. .venv/bin/activate`, then `gpubench show {' '.join(new)}`")
+            say("beside all other results: `gpubench report results/*.parquet -o reports/all.html`")
+
+
+def written() -> dict[str, int]:
+    """The result files below results/, each with the time it was last written."""
+    return {str(path): path.stat().st_mtime_ns for path in Path("results").glob("*.parquet")}
 
 
 @nox.session

@@ -278,9 +278,9 @@ SCORES = (
 )
 TAKES = (
     Column("card", "card"),
-    Column("ratio_text", "of the first", right=True),
+    Column("ratio_text", "of the first", right=True, spare=1),
     Column("takes_text", "takes [80 %]", right=True),
-    Column("memory_text", "usable", right=True),
+    Column("memory_text", "usable", right=True, spare=2),
     Column("price_text", "price", right=True),
     Column("cost_text", "job cost", right=True),
 )

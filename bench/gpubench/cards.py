@@ -215,7 +215,8 @@ def _unknown(name: str) -> UsageError:
     said = " ".join(sorted(_words(name), key=name.casefold().find))
     close = get_close_matches(said, spelled, n=1)
     hint = f"did you mean {spelled[close[0]]!r}? " if close else ""
-    return UsageError(f"no card is named {name!r}", f"{hint}{_search(name)} shows what there is")
+    what = "shows what there is, NVIDIA cards only"
+    return UsageError(f"no card is named {name!r}", f"{hint}{_search(name)} {what}")
 
 
 def _search(name: str) -> str:

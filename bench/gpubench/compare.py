@@ -19,7 +19,7 @@ from gpubench.errors import UsageError
 from gpubench.names import case_labels, natural
 from gpubench.record import IDENTITY
 from gpubench.render import Column
-from gpubench.table import is_memory_bound, marked, under_heading
+from gpubench.table import UNIT_LETTERS, is_memory_bound, marked, under_heading
 
 Verdict = Literal["faster", "slower", "same", "inconclusive", "incomparable"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -131,10 +131,7 @@ def compare(
     Raises:
         UsageError: there is one side only, or no side has such a label.
     """
-    cards = [marked(*pair) for pair in zip(frame["card"], frame["provenance"], strict=True)]
-    frame = frame.assign(card=cards)
-    by = by or ("card" if len(set(frame["card"])) > 1 else "run")
-    frame = frame.assign(side=labels(frame, by))
+    frame, by = _with_sides(frame, by)
     order = list(frame.groupby("side", sort=False)["started_at"].min().sort_values().index)
     if len(order) < 2:
         raise UsageError(
@@ -164,6 +161,14 @@ def compare(
         corrected(rows),
         key=lambda row: (row["architecture"], row["card"], row["side"], natural(row["case_id"])),
     )
+
+
+def _with_sides(frame: pd.DataFrame, by: str | None) -> tuple[pd.DataFrame, str]:
+    """The frame with each row's side, and what tells the sides apart."""
+    cards = [marked(*pair) for pair in zip(frame["card"], frame["provenance"], strict=True)]
+    frame = frame.assign(card=cards)
+    by = by or ("card" if len(set(frame["card"])) > 1 else "run")
+    return frame.assign(side=labels(frame, by)), by
 
 
 @dataclass(frozen=True)
@@ -353,6 +358,44 @@ def at_other_times(frame: pd.DataFrame, by: str | None) -> bool:
     return same and all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 
 
+def elsewhere(frame: pd.DataFrame, rows: Sequence[dict[str, Any]], by: str | None) -> list[str]:
+    """In words: the sides of another machine than the baseline's, or of another such card.
+
+    ``rows`` are those of `compare`; machines are known by salted hashes, where they are kept.
+    """
+    if not rows:
+        return []
+    by_side = _with_sides(frame, by)[0].groupby("side", sort=False)
+    sides = {str(side): part for side, part in by_side}
+    base = sides.pop(rows[0]["baseline"])
+    alike = [side for side in sides if set(sides[side]["card_id"]) == set(base["card_id"])]
+    lines = []
+    for noun, column, of in (("machine", "host_hash", sides), ("card", "device_uuid_hash", alike)):
+        own = _hashes(base, column)
+        others = [
+            f"{side} (#{' #'.join(found)})"
+            for side in of
+            if own and (found := _hashes(sides[side], column)) and not set(found) & set(own)
+        ]
+        if others:
+            was = f"another {noun} than the baseline's (#{' #'.join(own)})"
+            lines.append(render.clean(f"{was}: {', '.join(others)}"))
+    return lines
+
+
+def _hashes(side: pd.DataFrame, column: str) -> list[str]:
+    return sorted({str(text)[:UNIT_LETTERS] for text in side[column] if not render.missing(text)})
+
+
+def differences(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What differs where nothing can be compared for that, with the number of cases."""
+    counts = Counter(row["detail"] for row in rows if row["reason"] == "differs")
+    return [
+        f"differs in {render.count(number, 'case')}: {render.clean(detail)}"
+        for detail, number in counts.items()
+    ]
+
+
 WEAKER_DESIGN = (
     "the sides were measured at different times, which trials can't tell from a change; "
     "`gpubench ab`, which measures them in turns, is the stronger design"
@@ -410,21 +453,24 @@ def worth_showing(row: dict[str, Any]) -> bool:
 
 
 COLUMNS = (
-    Column("architecture", "architecture"),
+    Column("architecture", "architecture", spare=2),
     Column("card", "card"),
     Column("side", "side"),
     Column("case", "case"),
-    Column("cache", "cache"),
-    Column("baseline_s", "baseline", render.seconds, right=True),
-    Column("median_s", "median", render.seconds, right=True),
+    Column("cache", "cache", spare=1),
+    Column("baseline_s", "baseline", render.seconds, right=True, spare=3),
+    Column("median_s", "median", render.seconds, right=True, spare=4),
     Column("speedup_text", "speedup [95 %]", right=True),
     Column("verdict", "verdict"),
     Column("reason", "reason"),
 )
 
 
-def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The comparison in words: how many of each verdict, and what to type next."""
+def conclusions(rows: Sequence[dict[str, Any]], why: str = "") -> list[str]:
+    """The comparison in words: how many of each verdict, and what to type next.
+
+    ``why`` the baseline is what it is.
+    """
     if not rows:
         return ["no case is on two sides"]
     counts = Counter(row["verdict"] for row in rows if worth_showing(row))
@@ -432,7 +478,7 @@ def conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
     alone = sum(row["reason"] == "one_side_only" for row in rows)
     nowhere = len(rows) - alone - counts.total()
     lines = [
-        f"baseline: {render.clean(rows[0]['baseline'])}",
+        f"baseline: {render.clean(rows[0]['baseline'])}{f' ({why})' if why else ''}",
         ", ".join(verdicts),
         f"not shown: {alone} cases that one side lacks" if alone else None,
         f"not shown: {nowhere} cases without a result on either side" if nowhere else None,

@@ -118,6 +118,8 @@ def print_result(execution: Execution, form: str) -> None:
     unsupported = sum(row["status"] == "unsupported" for row in rows)
     if unsupported:
         print(f"{unsupported} cases not supported here; `gpubench show` says why", file=sys.stderr)
+    for line in table.within_one_trial(rows) if form == "table" else []:
+        print(line, file=sys.stderr)
     measured = [row for row in rows if row["status"] == "ok"]
     busy = sum("other_processes" in row["flags"] for row in measured)
     if 2 * busy > len(measured):

@@ -33,6 +33,8 @@ LOAD_S = 0.5
 ENOUGH_MEMORY_BYTES = 4 * 2**30
 # Result files take megabytes; on a disk as full as this, other things fail first.
 ENOUGH_DISK_BYTES = 200 * 2**20
+# With a note of these, if it says what to do, nothing should be measured now.
+HINDER = ("load", "torch")
 PCI = Path("/sys/bus/pci/devices")
 NVIDIA, DISPLAY = "0x10de", "0x03"  # vendor, and class of display controllers (also "3D")
 KERNEL = 'extern "C" __global__ void nothing() {}'
@@ -132,6 +134,25 @@ def examine(
     for check in _all_checks(Here(cards, output), name, backends):
         announce(check.name)
         yield _safely(check)
+
+
+def hindrances(found: Iterable[Finding]) -> list[Finding]:
+    """What makes a machine unfit to measure now: every problem, a busy processor, no torch."""
+    return [
+        finding
+        for finding in found
+        if finding.state == "problem"
+        or (finding.state == "note" and finding.check in HINDER and finding.remedy)
+    ]
+
+
+def conclusion(found: Sequence[Finding]) -> str:
+    """``fit to measure``, or why not."""
+    reasons = [
+        f"{one.device} {one.check}".strip() + f" ({one.found.partition(';')[0]})"
+        for one in hindrances(found)
+    ]
+    return f"not fit to measure now: {', '.join(reasons)}" if reasons else "fit to measure"
 
 
 def _all_checks(here: Here, name: str, backends: Iterable[ModuleType]) -> Iterator[Check]:

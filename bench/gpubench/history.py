@@ -339,15 +339,15 @@ def columns(changes: Sequence[dict[str, Any]]) -> list[Column]:
 
 
 COLUMNS = (
-    Column("architecture", "architecture"),
+    Column("architecture", "architecture", spare=1),
     Column("card", "card"),
     Column("machine", "machine"),
     Column("case", "case"),
-    Column("cache", "cache"),
+    Column("cache", "cache", spare=2),
     Column("when", "when (UTC)"),
     Column("file", "first run after it"),
-    Column("baseline_s", "before", render.seconds, right=True),
-    Column("median_s", "after", render.seconds, right=True),
+    Column("baseline_s", "before", render.seconds, right=True, spare=3),
+    Column("median_s", "after", render.seconds, right=True, spare=4),
     Column("speedup_text", "speedup [95 %]", right=True),
     Column("verdict", "verdict"),
     Column("changed_text", "what changed there"),

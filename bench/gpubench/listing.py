@@ -189,15 +189,15 @@ def others_results() -> Listing:
     rows = [asdict(result) | {"family": result.family} for result in published()]
     return rows, (
         Column("card_id", "card id", whole=True),
-        Column("n_gpus", "cards", right=True),
+        Column("n_gpus", "cards", right=True, spare=3),
         Column("workload", "workload"),
-        Column("mode", "mode"),
-        Column("precision", "precision"),
-        Column("batch", "batch", right=True),
+        Column("mode", "mode", spare=4),
+        Column("precision", "precision", spare=6),
+        Column("batch", "batch", right=True, spare=5),
         Column("value", "value", number, right=True),
         Column("unit", "unit"),
-        Column("family", "source"),
-        Column("source_date", "date"),
+        Column("family", "source", spare=1),
+        Column("source_date", "date", whole=True, spare=2),
     )
 
 

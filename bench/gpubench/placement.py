@@ -44,6 +44,8 @@ NO_CAUSE = (
 def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
     """`table.as_rows` of the frame's summary, each with what is expected of it.
 
+    Several cards of one name are told apart by their hashes and judged each by itself.
+
     ``expected_s expected_low_s expected_high_s``: seconds a step and their 80 % interval;
     ``expected_share_low expected_share_high``: that interval as a share of the peak, 1 at most,
     beside ``share_of_peak``; ``position``: 0 is the prediction, 1 the slow end of the interval and
@@ -60,6 +62,7 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
             "they say nothing of a card's health",
             "give results that were measured on a card",
         )
+    frame = _by_unit(frame)
     known = {_key(row): row for row in frame[frame["status"] == "ok"].to_dict("records")}
     measured = list(known.values())
     learnt = {
@@ -72,6 +75,18 @@ def expected(frame: pd.DataFrame, predictor: Predictor) -> list[dict[str, Any]]:
         own = predictor if last is None else learnt[last["card_id"]]
         found.append(row | _expectation(row, last, own))
     return found
+
+
+def _by_unit(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each card by itself, ``NAME #ab12``, where there are several: a healthy one hides a sick."""
+    units = pd.Series(list(map(table.unit_of, frame.to_dict("records"))), index=frame.index)
+    several = units.groupby(frame["card"]).transform("nunique") > 1
+    return frame.assign(
+        card=[
+            f"{card} {unit}" if apart and unit else card
+            for card, unit, apart in zip(frame["card"], units, several, strict=True)
+        ]
+    )
 
 
 def _key(row: Mapping[Hashable, Any] | Row) -> tuple[str, ...]:
@@ -232,6 +247,6 @@ def _interval(row: Row) -> str | None:
 
 
 EXPECTED = (
-    Column("expected_text", "expected", right=True),
+    Column("expected_text", "expected", right=True, spare=7),
     Column("placement", "placement"),
 )

@@ -8,6 +8,8 @@ import csv
 import io
 import json
 import math
+import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "csv", "markdown")
 JSON_VERSION = 1
 UNKNOWN = "–"
+#: characters across where output is no terminal and COLUMNS says nothing
+PIPE_WIDTH = 240
+#: text is folded at spaces in columns down to this width, so that only words beyond it break;
+#: the first column, which says what a row is of, keeps more
+READABLE, READABLE_FIRST = 18, 32
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 _SMALL = ((1, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
@@ -136,7 +143,7 @@ class Column:
     """One column for people: which key, under which heading, shown how.
 
     ``whole`` text is never folded in a narrow terminal: what is to be typed, or a date. ``spare``
-    columns are left out of a table that a terminal is too narrow for, 1 first; 0 stays.
+    columns are the first to be left out of a table that a terminal is too narrow for, 1 before 2.
     """
 
     key: str
@@ -230,43 +237,88 @@ def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return line(column.heading for column in columns) + rule + "".join(body)
 
 
+Cells = list[tuple[Column, list[str]]]
+
+
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     from rich.console import Console
 
     console = Console(highlight=False)
+    width = console.width
     if not console.is_terminal:  # a pipe has no width; don't fold what grep will read
-        console = Console(highlight=False, width=240)
+        asked = os.environ.get("COLUMNS", "")
+        width = int(asked) if asked.isdecimal() and int(asked) else PIPE_WIDTH
     cells = [(column, [text_of(column, row) for row in rows]) for column in columns]
-    spare = sorted((column for column in columns if column.spare), key=lambda one: -one.spare)
-    while spare and _width(cells) > console.width:
-        left_out = spare.pop()
-        cells = [(column, texts) for column, texts in cells if column is not left_out]
+    cells, left_out = _fitting(cells, width)
+    widths = _widths(cells, width)
+    # What can't be narrower is left for the terminal to break, rather than cut off.
+    console = Console(highlight=False, width=max(width, _across(widths)))
     with console.capture() as capture:
-        console.print(_rich_table(cells))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+        console.print(_rich_table(cells, widths))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([*lines, *_said_of(left_out, width)]) + "\n"
 
 
-Cells = Sequence[tuple[Column, Sequence[str]]]
+def _fitting(cells: Cells, width: int) -> tuple[Cells, list[Column]]:
+    """The columns that find room, and those that don't: the spare ones go first, then the last."""
+    order = sorted((column for column, _ in cells if column.spare), key=lambda one: one.spare)
+    order += [column for column, _ in reversed(cells[1:]) if not column.spare]
+    kept, left_out = cells, 0
+    while left_out < len(order) and _across(_least(kept)) > width:
+        left_out += 1
+        kept = [(column, texts) for column, texts in cells if column not in order[:left_out]]
+    return kept, [column for column, _ in cells if column in order[:left_out]]
 
 
-def _width(cells: Cells) -> int:
+def _said_of(left_out: Sequence[Column], width: int) -> list[str]:
+    """Which columns are missing, and where they are."""
+    if not left_out:
+        return []
+    names = ", ".join(column.heading for column in left_out if column.heading)
+    text = f"not shown for want of room: {names}; a wider terminal or --format json has all"
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _across(widths: Sequence[int]) -> int:
     """Characters across, with three between two columns."""
+    return sum(widths) + 3 * max(0, len(widths) - 1)
+
+
+def _full(cells: Cells) -> list[int]:
+    """The width at which no cell of a column is folded."""
     from rich.cells import cell_len
 
-    widths = (max(map(cell_len, (column.heading, *texts))) for column, texts in cells)
-    return sum(widths) + 3 * (len(cells) - 1)
+    return [max(map(cell_len, (column.heading, *texts))) for column, texts in cells]
 
 
-def _rich_table(cells: Cells) -> "Table":
+def _least(cells: Cells) -> list[int]:
+    """The width below which a column can't be read: numbers and short words are never folded."""
+    least = []
+    for place, ((column, _), full) in enumerate(zip(cells, _full(cells), strict=True)):
+        readable = READABLE_FIRST if place == 0 else READABLE
+        least.append(full if column.right or column.whole else min(full, readable))
+    return least
+
+
+def _widths(cells: Cells, width: int) -> list[int]:
+    """What each column gets: the widest give first, and none more than it can."""
+    full, least = _full(cells), _least(cells)
+    level, widths = max(full, default=0), full
+    while level and _across(widths) > width:
+        level -= 1
+        widths = [max(low, min(most, level)) for low, most in zip(least, full, strict=True)]
+    return widths
+
+
+def _rich_table(cells: Cells, widths: Sequence[int]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column, _ in cells:
+    for (column, _), width in zip(cells, widths, strict=True):
         align: Any = "right" if column.right else "left"
-        whole = column.right or column.whole
-        table.add_column(Text(column.heading), justify=align, overflow="fold", no_wrap=whole)
+        table.add_column(Text(column.heading), justify=align, overflow="fold", width=width)
     for texts in zip(*(texts for _, texts in cells), strict=True):
         table.add_row(*map(Text, texts))
     return table

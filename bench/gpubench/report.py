@@ -264,7 +264,8 @@ def _tile(one: Series) -> str:
     flagged = sum(1 for row in one.rows if row["flags"])
     doubts = f" {render.count(flagged, 'result')} with flags." if flagged else ""
     best = "".join(
-        f"<dt>{escape(table.show_throughput(row))}</dt><dd>{escape(text)}</dd>"
+        f"<dt>{escape(table.show_throughput(row))}{'' if _bounded(row) else ' ±?'}</dt>"
+        f"<dd>{escape(text)}</dd>"
         for text, row in _highlights(one)
     )
     return (
@@ -287,19 +288,22 @@ def _trials(one: Series) -> str:
 
 
 def _highlights(one: Series) -> list[tuple[str, dict[str, Any]]]:
-    """The highest rate in each unit, and what it was reached in."""
-    best: dict[str, dict[str, Any]] = {}
+    """The highest rate in each unit, of those whose interval is known if there is one."""
+    by_unit: dict[str, list[dict[str, Any]]] = {}
     for row in filter(good, one.rows):
-        unit = row["throughput_unit"]
-        if unit not in best or row["throughput"] > best[unit]["throughput"]:
-            best[unit] = row
+        by_unit.setdefault(row["throughput_unit"], []).append(row)
     labels = case_labels(one.rows)
     found = []
-    for row in best.values():
+    for rows in by_unit.values():
+        row = max(rows, key=lambda row: (_bounded(row), row["throughput"]))
         share = row["share_of_peak"]
         of_peak = "" if share is None else f", {render.percent(share)} of the catalogue's peak"
         found.append((f"{labels[row['case_id'], row['cache']]}{of_peak}", row))
     return found
+
+
+def _bounded(row: Mapping[str, Any]) -> bool:
+    return row["high"] is not None
 
 
 # score -----------------------------------------------------------------------------------------

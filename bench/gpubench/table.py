@@ -25,6 +25,12 @@ TIMED = ("timer", "cold_by")
 INDEX = ["architecture", "card", "workload", "case_id"]
 #: of the trials of a case, the median: seconds, and joules of a step
 MIDDLES = ("burst_s", "sustained_s", "energy_j")
+ONE_TRIAL = (
+    "± of one trial is the spread within that process; several trials show the spread between "
+    "processes"
+)
+#: of the hash of a card or machine, where it tells two apart
+UNIT_LETTERS = 4
 SUMMARY = (
     *("cache", "precision", "params", *SAME, "trials", "status", "reason", "median_s"),
     *("half_width", "spread", "throughput", "throughput_unit", "share_of_peak", "flags"),
@@ -191,10 +197,42 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     the one process otherwise; ``spread`` says which. A failed case keeps its row. Trials are of one
     row only where card, code, way of timing and software are the same.
     """
-    groups = _timed_alike(frame).groupby([*INDEX, "cache", *SAME], sort=False, dropna=False)
-    rows = [_summarise(group) for _, group in groups]
+    rows = [_summarise(group) for group in _trials(frame)]
     columns = None if rows else [*INDEX, *SUMMARY]
     return pd.DataFrame(rows, columns=columns).set_index(INDEX).sort_index(kind="stable")
+
+
+def _trials(frame: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows behind each row of a summary."""
+    keys = [*INDEX, "cache", *SAME]
+    groups = _timed_alike(frame).groupby(keys, sort=False, dropna=False)
+    return [group for _, group in groups]
+
+
+def unit_of(row: Mapping[Hashable, Any]) -> str | None:
+    """``#ab12``: the one card that was measured, or else the one machine; None if unknown."""
+    hashes = (row["device_uuid_hash"], row["host_hash"])
+    known = next((text for text in hashes if not render.missing(text)), None)
+    return None if known is None else f"#{str(known)[:UNIT_LETTERS]}"
+
+
+def pooled(frame: pd.DataFrame) -> list[str]:
+    """In words: each card of which a `summary` pools trials of several, or of several machines.
+
+    Their names are salted hashes: machines with fresh homes look like several as well.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for group in _trials(frame[frame["status"] == "ok"]):
+        units = {unit for row in group.to_dict("records") if (unit := unit_of(row))}
+        if len(units) > 1:
+            own = not group["device_uuid_hash"].isna().all()
+            key = (str(group["card"].iloc[0]), "card" if own else "machine")
+            found.setdefault(key, set()).update(units)
+    return [
+        f"{render.clean(card)}: trials of {render.count(len(units), noun)}, "
+        f"{render.clean(' and '.join(sorted(units)))}, are pooled"
+        for (card, noun), units in found.items()
+    ]
 
 
 def _timed_alike(frame: pd.DataFrame) -> pd.DataFrame:
@@ -317,6 +355,26 @@ def text(
     return render.rows(shown, columns, form, "results")
 
 
+def reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Why cases have no result: each that failed, and how many are left out for one reason."""
+    failed = [row for row in rows if row["reason"] and row["status"] in FAILURES]
+    left_out: dict[str, list[str]] = {}
+    for row in rows:
+        if row["reason"] and row["status"] not in FAILURES:
+            left_out.setdefault(str(row["reason"]), []).append(str(row["case_id"]))
+    lines = [(str(row["case_id"]), str(row["reason"])) for row in failed]
+    lines += [
+        (cases[0] if len(cases) == 1 else render.count(len(cases), "case"), reason)
+        for reason, cases in left_out.items()
+    ]
+    return [f"{render.clean(what)}: {render.clean(reason)}" for what, reason in lines]
+
+
+def within_one_trial(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where some intervals know one process only: they look surer than those of more."""
+    return [ONE_TRIAL] if any(row["spread"] == "samples" for row in rows) else []
+
+
 def under_heading(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> str:
     """A table for the terminal, with the card above it where all rows have the same."""
     cards = {(str(row["card"]), str(row["architecture"])) for row in rows}
@@ -328,14 +386,14 @@ def under_heading(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> 
 
 
 COLUMNS = (
-    Column("architecture", "architecture"),
+    Column("architecture", "architecture", spare=3),
     Column("card", "card"),
     Column("case", "case"),
-    Column("cache", "cache"),
+    Column("cache", "cache", spare=4),
     Column("median_s", "median", render.seconds, right=True),
     Column("half_width", "95 %", render.plus_minus, right=True),
-    Column("trials", "trials", right=True),
-    Column("throughput_text", "throughput", right=True),
-    Column("share_of_peak", "of peak", render.percent, right=True),
-    Column("result", "result"),
+    Column("trials", "trials", right=True, spare=2),
+    Column("throughput_text", "throughput", right=True, spare=5),
+    Column("share_of_peak", "of peak", render.percent, right=True, spare=1),
+    Column("result", "result", spare=6),
 )

@@ -281,6 +281,12 @@ def test_an_unknown_card_is_refused_with_the_nearest_and_a_search(name, nearest,
     assert search in caught.value.remedy
 
 
+def test_whoever_asks_for_another_makers_card_learns_whose_are_there():
+    with pytest.raises(UsageError) as caught:
+        get_card("RX 7900 XTX")
+    assert caught.value.remedy.endswith("NVIDIA cards only")
+
+
 @given(st.text(max_size=30))
 def test_whatever_is_typed_is_a_card_that_has_its_words_or_a_usual_mistake(name):
     try:

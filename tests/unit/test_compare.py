@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from gpubench import compare as comparison
 from gpubench import stats, store, table
+from gpubench.cli import main
 from gpubench.compare import (
     Rule,
     at_other_times,
     compare,
     conclusions,
+    elsewhere,
     judge,
     judge_pairs,
     next_step,
@@ -744,6 +746,47 @@ def test_of_two_machines_or_cards_the_time_is_no_matter(column, side, tmp_path):
     side("a", STEADY, **{column: "one"})
     side("b", STEADY, **{column: "another"})
     assert not at_other_times(table.load([str(tmp_path)]), None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (
+            {"host_hash": "ab12ef"},
+            {"host_hash": "cd34ef"},
+            ["another machine than the baseline's (#ab12): b (#cd34)"],
+        ),
+        (
+            {"host_hash": "same", "device_uuid_hash": "ab12ef"},
+            {"host_hash": "same", "device_uuid_hash": "cd34ef"},
+            ["another card than the baseline's (#ab12): b (#cd34)"],
+        ),
+        ({"host_hash": "ab12ef"}, {"host_hash": "ab12ef"}, []),
+        ({"host_hash": "ab12ef"}, {"host_hash": None}, []),
+        # of other cards it goes without saying
+        (
+            {"card_id": "a", "card": "A", "device_uuid_hash": "ab12ef"},
+            {"card_id": "b", "card": "B", "device_uuid_hash": "cd34ef"},
+            [],
+        ),
+    ],
+)
+def test_that_a_side_is_of_another_machine_or_card_is_said(one, other, words, side, tmp_path):
+    side("a", STEADY, **one)
+    side("b", STEADY, **other)
+    frame = table.load([str(tmp_path)])
+    assert elsewhere(frame, compare(frame, by="run"), "run") == words
+
+
+def test_the_command_says_why_a_side_is_the_baseline_and_what_differs(side, tmp_path, capsys):
+    side("a", STEADY, workload_version=1)
+    side("b", STEADY, workload_version=2)
+    assert main(["compare", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert "baseline: a (the oldest side)\n" in err
+    assert "differs in 1 case: workload_version 1 against 2\n" in err
+    assert main(["compare", str(tmp_path), "--baseline", "b"]) == 0
+    assert "baseline: b\n" in capsys.readouterr().err
 
 
 def test_the_oldest_side_is_the_baseline(side, verdicts):

@@ -15,7 +15,7 @@ from gpubench.backends import _health, _nvml
 from gpubench.cards import catalogue
 from gpubench.cli import main
 from gpubench.device import DeviceInfo
-from gpubench.doctor import Check, Here, ok, problem
+from gpubench.doctor import Check, Finding, Here, ok, problem
 from gpubench.errors import UsageError
 
 A_CARD = DeviceInfo(
@@ -365,7 +365,34 @@ def test_a_check_that_takes_long_is_named_on_standard_error(monkeypatch, capsys)
     monkeypatch.setattr(verb, "PATIENCE_S", 0.05)
     monkeypatch.setattr(doctor, "examine", slowly)
     assert main(["doctor"]) == 0
-    assert capsys.readouterr().err == "still checking: slow one …\n"
+    assert capsys.readouterr().err == "still checking: slow one …\nfit to measure\n"
+
+
+@pytest.mark.parametrize(
+    ("finding", "reason"),
+    [
+        (ok("fine"), ""),
+        (Finding("note", "follow the load", "cpupower", "governor"), ""),
+        (Finding("note", "can't be checked here: OSError", "", "load"), ""),
+        (
+            Finding("note", "other processes take 97% of the processor; from …", "wait", "load"),
+            "load (other processes take 97% of the processor)",
+        ),
+        (Finding("note", "not installed", "pip", "torch"), "torch (not installed)"),
+        (
+            Finding("problem", "2 on it", "wait", "other processes", "cuda:0"),
+            "cuda:0 other processes (2 on it)",
+        ),
+    ],
+)
+def test_it_concludes_whether_the_machine_is_fit_to_measure(monkeypatch, capsys, finding, reason):
+    monkeypatch.setattr(doctor, "examine", lambda *_: iter([ok("fine"), finding]))
+    said = f"not fit to measure now: {reason}" if reason else "fit to measure"
+    main(["doctor"])
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    main(["doctor", "--format", "json"])
+    envelope = json.loads(capsys.readouterr().out)
+    assert (envelope["fit"], envelope["conclusion"]) == (not reason, said)
 
 
 # --- whatever the management library says ---------------------------------------------------------
@@ -435,3 +462,28 @@ def test_the_double_of_torch_is_like_torch():
     assert hasattr(torch.version, "cuda")
     assert fake.version.cuda
     assert sys.modules["torch"] is torch
+
+
+@pytest.mark.parametrize(
+    ("device", "finding", "said"),
+    [
+        (
+            "cpu",
+            Finding("note", "others take 97%; from …"),
+            "this machine is busy: others take 97%;",
+        ),
+        ("cpu", ok("others take 1%"), ""),
+        ("virtual:tesla-t4", Finding("note", "others take 97%; from …"), ""),
+    ],
+)
+def test_a_run_says_beforehand_that_the_machine_is_busy(
+    monkeypatch, capsys, tmp_path, device, finding, said
+):
+    from gpubench import console
+
+    monkeypatch.setattr(doctor, "load", lambda here: finding)
+    monkeypatch.setattr(console, "follow", lambda execution: None)
+    assert main(["run", "--device", device, "-o", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert bool(err) == bool(said)

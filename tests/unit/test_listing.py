@@ -157,7 +157,8 @@ def test_a_terminal_shows_each_card_in_one_line_with_the_whole_of_its_id(
     monkeypatch.setenv("COLUMNS", str(width))
     _, out, _ = run(capsys, "cards")
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in out.splitlines()]
-    assert [line.split()[0] for line in lines[2:]] == list(catalogue())
+    text, _, _ = "\n".join(lines[2:]).partition("not shown for want of room")
+    assert [line.split()[0] for line in text.splitlines()] == list(catalogue())
     assert max(map(len, lines)) <= width
     assert "type this" in lines[0]
 

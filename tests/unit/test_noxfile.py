@@ -1,6 +1,8 @@
 """What the routines choose before anything is installed: PyTorch by the cards and their driver."""
 
+import contextlib
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +116,42 @@ def test_without_a_compiler_one_comes_from_the_index_and_that_is_said(
 def test_the_choice_needs_nothing_installed():
     code = "import sys; sys.path.insert(0, 'bench'); from gpubench import stack; stack.builds()"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=NOXFILE.parent, check=True)
+
+
+@pytest.mark.parametrize(
+    ("writes", "fails", "reported"),
+    [
+        (["new"], False, ["new"]),
+        (["new"], True, ["new"]),  # what it measured before it failed
+        (["old"], False, ["old"]),  # --resume
+        ([], False, []),  # --dry-run
+    ],
+)
+def test_the_bench_reports_its_own_result_alone_and_says_what_to_type_next(
+    noxfile, monkeypatch, tmp_path, capsys, writes, fails, reported
+):
+    folder, calls = tmp_path / "results", []
+    folder.mkdir()
+    for name in ("committed", "old"):
+        path = folder / f"{name}.parquet"
+        path.touch()
+        os.utime(path, (0, 0))
+
+    def gpubench(session, verb, *words):
+        calls.append((verb, *words))
+        if verb == "run":
+            for name in writes:
+                (folder / f"{name}.parquet").write_bytes(b"rows")
+            if fails:
+                raise RuntimeError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(noxfile, "gpubench", gpubench)
+    monkeypatch.setattr(noxfile, "ready", lambda *extras: None)
+    with pytest.raises(RuntimeError) if fails else contextlib.nullcontext():
+        noxfile.bench(SimpleNamespace(posargs=[]))
+    files = [f"results/{name}.parquet" for name in reported]
+    assert calls[1:] == [("report", *files, "-o", "reports/index.html")] * bool(files)
+    said = capsys.readouterr().err
+    assert all(f". .venv/bin/activate`, then `gpubench show {file}`" in said for file in files)
+    assert bool(said) == bool(files)

@@ -183,6 +183,24 @@ def test_trials_are_one_case(load):
     assert only(rows)["median_s"] / only(rows)["expected_s"] == pytest.approx(1.02)
 
 
+def test_a_sick_card_beside_a_healthy_one_of_its_name_is_judged_by_itself(load):
+    """Pooled they would be as expected, both of them."""
+    healthy = usual(0.9, device_uuid_hash="ab12" + "0" * 12)
+    sick = usual(1.6, run_id="run-2", device_uuid_hash="cd34" + "0" * 12)
+    rows = expected(load(*healthy, *sick), StandIn(0.25))
+    assert verdicts(rows) == {
+        "NVIDIA GeForce RTX 3090 #ab12": "as expected",
+        "NVIDIA GeForce RTX 3090 #cd34": "low",
+    }
+    assert {row["trials"] for row in rows} == {1}
+
+
+def test_one_card_keeps_its_name_whether_its_hash_is_known_or_not(load):
+    unknown = usual(run_id="run-2")
+    rows = expected(load(*usual(device_uuid_hash="ab12" + "0" * 12), *unknown), StandIn())
+    assert list(verdicts(rows)) == ["NVIDIA GeForce RTX 3090"]
+
+
 # what to check ------------------------------------------------------------------------------------
 
 

@@ -327,9 +327,18 @@ def test_markup_of_the_terminal_library_is_only_text():
 
 def test_a_pipe_gets_whole_lines(monkeypatch):
     """Without a terminal nothing is folded at 80 characters: grep has to find a case."""
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.delenv("COLUMNS", raising=False)
     name = "conv2d:layer=conv3_3x3,batch=32,direction=forward_backward,precision=fp16"
     assert name in render.rows([{"name": name, "median_s": 1.0}], COLUMNS, "table", "x")
+
+
+def test_a_pipe_is_as_wide_as_it_is_asked_to_be(monkeypatch):
+    row = {"name": "gemm", "median_s": 1.0, "note": "several words " * 4}
+    for asked, width in (("40", 40), ("100", 100), ("0", 240), ("wide", 240)):
+        monkeypatch.setenv("COLUMNS", asked)
+        lines = render.rows([row], COLUMNS, "table", "x").splitlines()
+        assert max(map(len, lines)) <= width
+        assert (len(lines) > 3) == (width == 40)
 
 
 def on_a_terminal(monkeypatch, width, columns, rows):
@@ -340,7 +349,7 @@ def on_a_terminal(monkeypatch, width, columns, rows):
 
 
 @pytest.mark.parametrize("width", range(12, 60, 3))
-def test_a_narrow_terminal_does_without_what_is_spare_before_it_folds_anything(monkeypatch, width):
+def test_a_narrow_terminal_does_without_what_is_spare_and_says_so(monkeypatch, width):
     """Widths with three between them: 10, 23 with one more, 36, 49."""
     columns = [
         Column("a", "to type", whole=True),
@@ -352,13 +361,52 @@ def test_a_narrow_terminal_does_without_what_is_spare_before_it_folds_anything(m
     lines = on_a_terminal(monkeypatch, width, columns, [row])
     kept = [key for key, least in zip("adbc", (0, 23, 36, 49), strict=True) if width >= least]
     assert lines[2].split() == [key * 10 for key in "abcd" if key in kept]
-    assert len(lines) == 3
+    said = " ".join(lines[3:])
+    assert said.startswith("not shown for want of room: ") == (len(kept) < 4)
+    for column in columns:
+        assert (column.heading in said.split(";")[0]) == (column.key not in kept)
+    assert ("--format json has all" in said) == (len(kept) < 4)
+
+
+@pytest.mark.parametrize("width", range(30, 110, 5))
+def test_no_width_folds_a_word_or_a_number_or_loses_the_first_column(monkeypatch, width):
+    """What a terminal library leaves to a narrow column is a letter a line, or no column."""
+    columns = [
+        Column("card", "card"),
+        *(Column(key, key * 9, right=True) for key in "xyz"),
+        Column("verdict", "verdict"),
+        Column("flags", "flags"),
+    ]
+    row = {
+        "card": "GeForce RTX 4070 Ti SUPER",
+        **dict.fromkeys("xyz", "1.23 [1.00, 1.40]"),
+        "verdict": "inconclusive",
+        "flags": "other_processes throttled_power unconverged unsettled",
+    }
+    lines = on_a_terminal(monkeypatch, width, columns, [row])
+    assert lines[2].startswith("GeForce RTX 4070 Ti SUPER")
+    assert all(len(line) <= width for line in lines)
+    known = set(" ".join([*row.values(), *(one.heading for one in columns)]).split())
+    table = " ".join([lines[0], *lines[2:]]).partition("not shown for want")[0]
+    assert set(table.split()) <= known
+
+
+def test_what_is_not_spare_goes_from_the_last_on(monkeypatch):
+    columns = [Column(key, key, whole=True) for key in "abc"]
+    lines = on_a_terminal(monkeypatch, 25, columns, [{key: key * 10 for key in "abc"}])
+    assert lines[2].split() == ["a" * 10, "b" * 10]
+    assert lines[3].startswith("not shown for want of")
+
+
+def test_one_column_alone_is_never_cut_off(monkeypatch):
+    lines = on_a_terminal(monkeypatch, 10, [Column("a", "a", whole=True)], [{"a": "x" * 30}])
+    assert "x" * 30 in lines[2]
 
 
 def test_what_is_whole_is_not_folded_where_others_are(monkeypatch):
     columns = [Column("a", "to type", whole=True), Column("b", "words")]
     rows = [{"a": "geforce-rtx-4070-ti-super", "b": "some words " * 2}]
-    lines = on_a_terminal(monkeypatch, 40, columns, rows)
+    lines = on_a_terminal(monkeypatch, 48, columns, rows)
     assert lines[2].startswith("geforce-rtx-4070-ti-super ")
     assert len(lines) > 3
 

@@ -486,9 +486,33 @@ def test_units_never_share_a_panel(usual):
     units = {}
     for trace in drawing.data:
         if trace.type == "scatter":
-            found = {text.split()[-1][-6:] for text in trace.text if "/s" in text}
+            found = {
+                text.removesuffix(" ±?").split()[-1][-6:] for text in trace.text if "/s" in text
+            }
             units.setdefault(trace.xaxis, set()).update(found)
     assert all(len(found) == 1 for found in units.values())
+
+
+def test_a_bar_says_where_its_interval_is_unknown_or_cut_off_and_stands_clear_of_its_text(load):
+    from gpubench.figures import throughput
+
+    known, unknown = gemm(), gemm(512, samples_s=[0.01])
+    wide = [gemm(2048, seconds=0.01 * factor, trial=n) for n, factor in enumerate((1, 4), 1)]
+    bars, texts = throughput.figure(load(known, unknown, *wide)).data
+    said = {text.strip() for text in texts.text}
+    assert sorted(text[:1] == "→" for text in said) == [False, False, True]
+    assert sum(text.endswith("GFLOP/s ±?") for text in said) == 1
+    ends = np.asarray(bars.x) + np.nan_to_num(np.asarray(bars.error_x.array))
+    assert (ends <= np.asarray(texts.x) * 1.0001).all()
+
+
+def test_the_summary_prefers_rates_whose_interval_is_known(load):
+    one, faster_without = gemm(), gemm(512, samples_s=[1e-5])
+    short = section(render_report(load(one, faster_without)), "summary")
+    assert "214 GFLOP/s" in short
+    assert "±?" not in short
+    alone = section(render_report(load(faster_without)), "summary")
+    assert "±?</dt>" in alone
 
 
 def test_a_slow_card_stays_visible_beside_a_fast_one(load):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gpubench import store, table
+from gpubench import cli, store, table
 from gpubench.cards import get_card
 from gpubench.record import IDENTITY
 
@@ -431,3 +431,65 @@ def test_what_one_suite_left_out_and_another_measured_is_ok(load, make_record):
     assert list(found["status"]) == ["ok"]
     assert list(found["reason"]) == [None]
     assert list(found["trials"]) == [1]
+
+
+# of which card or machine ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (
+            {"device_uuid_hash": "ab12ef"},
+            {"device_uuid_hash": "cd34ef"},
+            "2 cards, #ab12 and #cd34",
+        ),
+        ({"host_hash": "ab12ef"}, {"host_hash": "cd34ef"}, "2 machines, #ab12 and #cd34"),
+        ({"host_hash": "ab12ef"}, {"host_hash": "ab12ef"}, ""),
+        ({"host_hash": "ab12ef"}, {"host_hash": None}, ""),
+        ({}, {}, ""),
+        (
+            {"device_uuid_hash": "ab12ef", "host_hash": "1"},
+            {"device_uuid_hash": "ab12ef", "host_hash": "2"},
+            "",  # a card that changed its machine
+        ),
+        ({"host_hash": "ab12ef"}, {"host_hash": "cd34ef", "torch": "1.0"}, ""),  # a row of its own
+        ({"host_hash": "ab12ef"}, {"host_hash": "cd34ef", **FAILED}, ""),
+    ],
+)
+def test_that_trials_of_several_are_pooled_is_said(load, make_record, one, other, words):
+    frame = load(make_record(**one), make_record(run_id="run-2", **other))
+    lines = table.pooled(frame)
+    expected = [f"Test processor: trials of {words}, are pooled"] if words else []
+    assert lines == expected
+
+
+# what is said below a table -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("trials", "said"), [((1,), True), ((1, 2), False)])
+def test_an_interval_of_one_trial_is_said_to_know_that_process_only(
+    tmp_path, make_record, capsys, trials, said
+):
+    records = [make_record(trial=trial, samples_s=SAMPLES) for trial in trials]
+    store.Writer(tmp_path / "a.parquet", records)
+    assert cli.main(["show", str(tmp_path / "a.parquet")]) == 0
+    assert (table.ONE_TRIAL in capsys.readouterr().err) == said
+    assert cli.main(["show", str(tmp_path / "a.parquet"), "--format", "json"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_reasons_that_many_cases_share_are_said_once_and_each_failure_by_itself(load, make_record):
+    lacking = {"status": "unsupported", "reason": "bf16: no kernel", "samples_s": None}
+    frame = load(
+        *(make_record(case_id=f"gemm:n={n}", **lacking) for n in range(41)),
+        make_record(case_id="conv2d:n=1", **lacking | {"reason": "too large"}),
+        *(make_record(case_id=f"bert:n={n}", **FAILED) for n in range(2)),
+        make_record(),
+    )
+    assert sorted(table.reasons(table.as_rows(table.summary(frame)))) == [
+        "41 cases: bf16: no kernel",
+        "bert:n=0: out of memory",
+        "bert:n=1: out of memory",
+        "conv2d:n=1: too large",
+    ]

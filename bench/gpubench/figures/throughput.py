@@ -15,9 +15,9 @@ from gpubench.series import Series, good, series_of
 TITLE = "Throughput by workload"
 ORDER = 10
 CAPTION = (
-    "Longer is faster; the whisker is the 95 % interval, and a word in place of a bar says why no "
-    "number is there. Units can't be compared across panels, and a rate says nothing of what a "
-    "card costs or draws."
+    "Longer is faster; the whisker is the 95 % interval, which goes on where an arrow → follows "
+    "and is unknown where ±? does; a word in place of a bar says why no number is there. Units "
+    "can't be compared across panels, and a rate says nothing of what a card costs or draws."
 )
 
 BAR = 15
@@ -80,7 +80,7 @@ def _draw(
         points = [(place + offset, rows[key]) for place, key in enumerate(chosen) if key in rows]
         drawn = [(y, row) for y, row in points if good(row)]
         if drawn:
-            drawing.add_trace(_bars(one, drawn, divisor, 0.9 * bar), panel, 1)
+            drawing.add_trace(_bars(one, drawn, divisor, end, 0.9 * bar), panel, 1)
         drawing.add_trace(_texts(one, points, divisor, start, end), panel, 1)
     drawing.update_xaxes(title=safe(prefixed), row=panel, col=1, **axis)
 
@@ -134,9 +134,14 @@ def _reach(series: list[Series], chosen: list[Key]) -> tuple[float, float, float
 
 
 def _bars(
-    one: Series, drawn: list[tuple[float, dict[str, Any]]], divisor: float, thickness: float
+    one: Series,
+    drawn: list[tuple[float, dict[str, Any]]],
+    divisor: float,
+    end: float,
+    thickness: float,
 ) -> Any:
     values, lows, highs = ([row[end] for _, row in drawn] for end in ("throughput", "low", "high"))
+    highs = [None if high is None else min(high, end) for high in highs]  # its text stands there
     return go.Bar(
         orientation="h",
         name=safe(one.label),
@@ -169,7 +174,7 @@ def _texts(
             min(row["high"] or row["throughput"], end) / divisor if good(row) else start
             for _, row in points
         ),
-        text=[f" {safe(_text(row))}" for _, row in points],
+        text=[f" {safe(_text(row, end))}" for _, row in points],
         textposition="middle right",
         textfont={"size": 10},
         hovertext=[_hover(one, row) for _, row in points],
@@ -177,13 +182,22 @@ def _texts(
     )
 
 
-def _text(row: dict[str, Any]) -> str:
-    """The value, the failure, or both where it failed in some trials only."""
+def _text(row: dict[str, Any], end: float) -> str:
+    """The value, the failure, or both where it failed in some trials only.
+
+    An arrow goes before the value where the whisker is cut off at ``end``, and ±? behind it where
+    there is none: a bar without a whisker looks exact.
+    """
     mark = "–" if row["status"] == "unsupported" else "✗"
     outcome = "" if row["status"] == "ok" else f"{mark} {row['status']}"
     if not good(row):
         return outcome or f"{mark} no rate"
-    return f"{quantity(row['throughput_unit'])(row['throughput'])} {outcome}".strip()
+    value = quantity(row["throughput_unit"])(row["throughput"])
+    if row["high"] is None:
+        value = f"{value} ±?"
+    elif row["high"] > end:
+        value = f"→ {value}"
+    return f"{value} {outcome}".strip()
 
 
 def _hover(one: Series, row: dict[str, Any]) -> str:

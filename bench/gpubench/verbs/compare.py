@@ -53,7 +53,9 @@ def call(arguments: argparse.Namespace) -> int:
     if arguments.beside and not others:
         print("nobody published results of two of these cards, side by side", file=sys.stderr)
     judged = scoreboard.conclusions(scores) if scores else []
-    for line in (*comparison.conclusions(found), said, *judged):
+    why = "" if arguments.baseline else "the oldest side"
+    sides = [*comparison.elsewhere(frame, found, arguments.by), *comparison.differences(found)]
+    for line in (*comparison.conclusions(found, why), *sides, said, *judged):
         print(line, file=sys.stderr)
     if comparison.at_other_times(frame, arguments.by):
         print(comparison.WEAKER_DESIGN, file=sys.stderr)

@@ -28,10 +28,10 @@ def call(arguments: argparse.Namespace) -> int:
     columns = (
         render.Column("name", "--device"),
         render.Column("card", "card"),
-        render.Column("architecture", "architecture"),
+        render.Column("architecture", "architecture", spare=2),
         render.Column("memory_bytes", "memory", render.gibibytes, right=True),
-        render.Column("cache_bytes", "last-level cache", render.gibibytes, right=True),
-        render.Column("card_id", "card id"),
+        render.Column("cache_bytes", "last-level cache", render.gibibytes, right=True, spare=1),
+        render.Column("card_id", "card id", whole=True, spare=3),
         render.Column("in_catalogue", "in catalogue", lambda known: "yes" if known else "no"),
     )
     print(render.rows(found, columns, arguments.format, "devices"), end="")

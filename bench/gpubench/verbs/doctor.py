@@ -10,7 +10,7 @@ from gpubench.verbs._flags import add_format
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from threading import Timer
 
     from gpubench.doctor import Finding
@@ -38,7 +38,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Examine this machine, or say what a card needs, or verify the tool on a device."""
-    from gpubench import doctor
+    from gpubench import doctor, render
 
     if arguments.card:
         return _print_needs(arguments.card, arguments.format)
@@ -47,10 +47,14 @@ def call(arguments: argparse.Namespace) -> int:
     announce = _Impatient()
     found = list(doctor.examine(arguments.device, arguments.output, announce))
     announce.end()
-    _print(found, arguments.format, "doctor")
+    said = doctor.conclusion(found)
+    beside = {"fit": not doctor.hindrances(found), "conclusion": said}
+    _print(found, arguments.format, "doctor", beside)
     problems = sum(finding.state == "problem" for finding in found)
     if problems:
         print(f"{problems} problem{'s' * (problems > 1)}", file=sys.stderr)
+    if arguments.format == "table":
+        print(render.clean(said), file=sys.stderr)
     return errors.EXIT_ENVIRONMENT if problems else errors.EXIT_DONE
 
 
@@ -101,7 +105,9 @@ def _verify(arguments: argparse.Namespace) -> int:
     return errors.EXIT_CASE_FAILED if faults else errors.EXIT_DONE
 
 
-def _print(found: Sequence[Finding], form: str, kind: str) -> None:
+def _print(
+    found: Sequence[Finding], form: str, kind: str, beside: Mapping[str, object] | None = None
+) -> None:
     from dataclasses import asdict
 
     from gpubench import render
@@ -117,7 +123,8 @@ def _print(found: Sequence[Finding], form: str, kind: str) -> None:
     if form == "table" and len(devices) == 1:
         del columns[1]
         print(f"{render.clean(devices.pop()) or 'this machine'}\n")
-    print(render.rows([asdict(finding) for finding in found], columns, form, kind), end="")
+    plain = [asdict(finding) for finding in found]
+    print(render.rows(plain, columns, form, kind, beside), end="")
 
 
 class _Impatient:

@@ -74,6 +74,8 @@ def call(arguments: argparse.Namespace) -> int:
         return errors.EXIT_DONE
     execution = Execution(request, arguments.output, arguments.resume)
     try:
+        if not arguments.device.startswith("virtual"):  # whose times are made, not taken
+            _warn_if_busy()
         console.follow(execution)
     except KeyboardInterrupt:
         said = "nothing was measured"
@@ -85,6 +87,16 @@ def call(arguments: argparse.Namespace) -> int:
         if execution.path and execution.records:
             console.print_result(execution, arguments.format)
     return errors.EXIT_CASE_FAILED if execution.failures else errors.EXIT_DONE
+
+
+def _warn_if_busy() -> None:
+    """Say before minutes of measuring what flags would say after them; takes half a second."""
+    from gpubench import doctor
+
+    found = doctor.load(doctor.Here([]))
+    if found.state != "ok":
+        said = found.found.partition(";")[0]
+        print(f"this machine is busy: {said}; times will be those of a busy one", file=sys.stderr)
 
 
 def resuming(arguments: argparse.Namespace, execution: Execution) -> str:

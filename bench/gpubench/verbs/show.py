@@ -26,7 +26,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def call(arguments: argparse.Namespace) -> int:
     """Print result files as one table."""
-    from gpubench import render, table
+    from gpubench import table
 
     frame = table.load(arguments.results)
     if arguments.expected:
@@ -37,12 +37,10 @@ def call(arguments: argparse.Namespace) -> int:
         said = placement.conclusions(found)
         print(placement.text(found, arguments.format, _software(found)), end="")
     else:
-        found, said = table.as_rows(table.summary(frame)), []
+        found, said = table.as_rows(table.summary(frame)), table.pooled(frame)
         print(table.text(found, arguments.format, _software(found)), end="")
-    for row in found:
-        if row["reason"]:
-            print(f"{render.clean(row['case_id'])}: {render.clean(row['reason'])}", file=sys.stderr)
-    for line in said:
+    shown = table.within_one_trial(found) if arguments.format == "table" else []
+    for line in (*table.reasons(found), *shown, *said):
         print(line, file=sys.stderr)
     return errors.EXIT_DONE
 
