@@ -107,6 +107,6 @@ COLUMNS = (
     Column("case", "case"),
     Column("seconds", "time", render.seconds, right=True),
     Column("bounds", "80 % within", right=True),
-    Column("rate_text", "rate", right=True),
+    Column("rate_text", "rate", right=True, spare=1),
     Column("result", "result"),
 )
