@@ -4,6 +4,7 @@ Progress goes to standard error: a live line on a terminal, one plain line per c
 """
 
 import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.text import Text
 
 from gpubench import render, stats
 from gpubench.record import Record
-from gpubench.run import Execution, Plan, Request, Started
+from gpubench.run import Execution, Finished, Plan, Request, Started
 
 if TYPE_CHECKING:
     from gpubench.ab import Interleaved
@@ -21,26 +22,38 @@ if TYPE_CHECKING:
 REFRESHES_PER_S = 2
 
 
-def follow(execution: Execution) -> None:
-    """Run it, showing what runs now, the last result, and the time left."""
+def follow(execution: Execution, notice: str | None = None) -> None:
+    """Run it, showing what runs now, the last result, and the time left.
+
+    ``notice`` is said before the first case, unless there is none: a refusal stands alone.
+    """
     print(f"opening {execution.device} …", file=sys.stderr, flush=True)
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
-        _follow_live(execution, console)
+        _follow_live(_announced(execution, notice), console)
     else:
-        _follow_plainly(execution)
+        _follow_plainly(_announced(execution, notice))
 
 
-def _follow_plainly(execution: Execution) -> None:
+def _announced(
+    events: Iterable[Started | Finished], notice: str | None
+) -> Iterator[Started | Finished]:
+    for place, event in enumerate(events):
+        if place == 0 and notice:
+            print(notice, file=sys.stderr, flush=True)
+        yield event
+
+
+def _follow_plainly(events: Iterable[Started | Finished]) -> None:
     left = ""
-    for event in execution:
+    for event in events:
         if isinstance(event, Started):
             left = f"[{event.position}/{event.total}, about {render.duration(event.left_s)} left]"
         else:
             print(f"{left} {describe(event.record)}", file=sys.stderr, flush=True)
 
 
-def _follow_live(execution: Execution, console: Console) -> None:
+def _follow_live(events: Iterable[Started | Finished], console: Console) -> None:
     progress = Progress(
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
@@ -53,7 +66,7 @@ def _follow_live(execution: Execution, console: Console) -> None:
     )
     with progress:
         task = progress.add_task("starting", total=None, left="")
-        for event in execution:
+        for event in events:
             if isinstance(event, Started):
                 progress.update(
                     task,

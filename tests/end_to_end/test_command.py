@@ -129,7 +129,7 @@ def test_an_unreadable_file_is_one_clear_error(tmp_path, make_record, verb, kind
     done = gpubench(verb, damaged(tmp_path, make_record, kind), cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert words in done.stderr + done.stdout
+    assert words in " ".join((done.stderr + done.stdout).split())  # a narrow table folds
 
 
 def test_cuda_without_a_card_is_refused_with_what_to_do(tmp_path):

@@ -17,6 +17,7 @@ from gpubench.cli import main
 from gpubench.device import DeviceInfo
 from gpubench.doctor import Check, Finding, Here, ok, problem
 from gpubench.errors import UsageError
+from gpubench.run import Started
 
 A_CARD = DeviceInfo(
     "cuda:0",
@@ -482,8 +483,18 @@ def test_a_run_says_beforehand_that_the_machine_is_busy(
     from gpubench import console
 
     monkeypatch.setattr(doctor, "load", lambda here: finding)
-    monkeypatch.setattr(console, "follow", lambda execution: None)
+    follow = console.follow
+    monkeypatch.setattr(console, "follow", lambda execution, notice: follow(NoCases(), notice))
     assert main(["run", "--device", device, "-o", str(tmp_path)]) == 0
-    err = capsys.readouterr().err
-    assert err.startswith(said)
-    assert bool(err) == bool(said)
+    opening, *rest = capsys.readouterr().err.splitlines()
+    assert opening.startswith("opening")
+    assert [line[: len(said)] for line in rest if "busy" in line] == ([said] if said else [])
+
+
+class NoCases:
+    """A run of a single event."""
+
+    device = "cpu"
+
+    def __iter__(self):
+        yield Started("a case", 1, 1, 1, 1.0)

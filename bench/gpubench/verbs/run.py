@@ -74,9 +74,9 @@ def call(arguments: argparse.Namespace) -> int:
         return errors.EXIT_DONE
     execution = Execution(request, arguments.output, arguments.resume)
     try:
-        if not arguments.device.startswith("virtual"):  # whose times are made, not taken
-            _warn_if_busy()
-        console.follow(execution)
+        # The times of a virtual device are made, not taken.
+        notice = None if arguments.device.startswith("virtual") else _busy()
+        console.follow(execution, notice)
     except KeyboardInterrupt:
         said = "nothing was measured"
         if execution.path and execution.records:
@@ -89,14 +89,14 @@ def call(arguments: argparse.Namespace) -> int:
     return errors.EXIT_CASE_FAILED if execution.failures else errors.EXIT_DONE
 
 
-def _warn_if_busy() -> None:
-    """Say before minutes of measuring what flags would say after them; takes half a second."""
+def _busy() -> str | None:
+    """What to say before minutes of measuring that flags would say after; takes half a second."""
     from gpubench import doctor
 
     found = doctor.load(doctor.Here([]))
-    if found.state != "ok":
-        said = found.found.partition(";")[0]
-        print(f"this machine is busy: {said}; times will be those of a busy one", file=sys.stderr)
+    said = found.found.partition(";")[0]
+    known = f"this machine is busy: {said}; times will be those of a busy one"
+    return None if found.state == "ok" else known
 
 
 def resuming(arguments: argparse.Namespace, execution: Execution) -> str:
