@@ -215,7 +215,7 @@ def get_model(name_or_path: str) -> Transformer:
         UsageError: there is none, or its configuration is of a kind that isn't modelled.
     """
     path = Path(name_or_path)
-    if path.is_dir():
+    if plugins.is_folder(path):
         path /= "config.json"
     elif path.suffix != ".json":
         if name_or_path not in plugins.files("models", ".toml"):

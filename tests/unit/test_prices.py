@@ -56,6 +56,8 @@ def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
         ("p.csv", "card_id,price_usd\ntesla-t4,nan\n", "'nan' is no price"),
         ("p.csv", "card_id,price_usd\ntesla-t4,-1\n", "'-1' is no price"),
         ("p.csv", "card_id,price_usd\ntesla-t4,\n", "is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,1e308\n", "is no price from 0.01 to 1e+09"),
+        ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = 0.001\n", "0.001 is no price"),
         ("p.csv", "card_id,price_usd,date\ntesla-t4,1,soon\n", "'soon' is no date"),
         ("p.csv", "card_id,price_usd\ntesla-t4,1\ntesla-t4,2\n", "has a price already"),
         ("p.csv", "card_id,euro\ntesla-t4,1\n", "unknown 'euro'"),

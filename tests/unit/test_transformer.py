@@ -140,6 +140,8 @@ def test_a_missing_file_and_an_unknown_name_say_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="no model is named 'lama-8b'") as caught:
         get_model("lama-8b")
     assert "did you mean 'llama-8b'" in caught.value.remedy
+    with pytest.raises(UsageError, match="no model is named 'nnn"):
+        get_model("n" * 5000)
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
