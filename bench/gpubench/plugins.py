@@ -24,8 +24,8 @@ from gpubench.errors import EnvironmentRefused, UsageError, unknown_name
 
 PACKAGE = Path(__file__).parent
 KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles", "models", "cards")
-#: of a TOML file, in bytes and in levels
-LARGEST_FILE = 2**20
+#: of a TOML file, in bytes, for whose square it may take to read, and in levels
+LARGEST_FILE = 2**16
 DEEPEST = 20
 
 
