@@ -603,7 +603,7 @@ def _whose_prices(answer: Answer) -> str:
     }
     if not given:
         return f"Prices are {at_launch} (--prices FILE gives others)."
-    files = ", ".join(sorted({price.kind for price in given.values()}))
+    files = ", ".join(sorted({render.clean(price.source) for price in given.values()}))
     return (
         f"{render.count(len(given), 'card')} at the price in {files}; the others have {at_launch}."
     )

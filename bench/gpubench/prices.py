@@ -31,11 +31,17 @@ WRITTEN = re.compile(r"\$?\s*(\d{1,3}(,\d{3})+|\d+)(\.\d*)?([eE]\+?\d+)?")
 
 @dataclass(frozen=True)
 class Price:
-    """A price in US dollars; ``kind`` says whose, ``date`` of when (empty where not said)."""
+    """A price in US dollars, with its date where that is said.
+
+    Attributes:
+        kind: launch, or given by the user.
+        source: the name of the user's file.
+    """
 
     usd: float
     date: str
     kind: str
+    source: str = ""
 
 
 def launch_prices(cards: Iterable[Card]) -> dict[str, Price]:
@@ -63,7 +69,8 @@ def load_prices(name: str) -> dict[str, Price]:
             raise UsageError(f"{where}: {error}", error.remedy) from error
         if card_id in found:
             raise UsageError(f"{where}: {card_id} has a price already", "leave one of them")
-        found[card_id] = Price(_usd(where, row.get("price_usd")), _date(where, row), path.name)
+        usd = _usd(where, row.get("price_usd"))
+        found[card_id] = Price(usd, _date(where, row), "given", path.name)
     if not found:
         raise UsageError(f"{path} has no prices", _format(path))
     return found
