@@ -154,7 +154,7 @@ def _provenance(measured: int, cases: int) -> str:
 def label(card_id: str) -> str:
     """A card as people call it, with its memory where that alone tells two apart."""
     card = catalogue()[card_id]
-    name = card.name.removeprefix("NVIDIA ")
+    name = render.clean(card.name).removeprefix("NVIDIA ")
     twins = [other for other in catalogue().values() if other.name == card.name]
     return f"{name} {card.memory_bytes / GIB:.0f} GB" if len(twins) > 1 else name
 
@@ -292,7 +292,9 @@ def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
     ]
     said += ["\n".join(lines) for lines in below]
     # names of profiles, price files and cards of one's own are text from files
-    first, *rest = (_wrapped(render.clean_lines(block), width) for block in said)
+    plain = map(render.clean_lines, said)
+    escaped = map(render.without_markup, plain) if form == "markdown" else plain
+    first, *rest = (_wrapped(block, width) for block in escaped)
     blocks = [first, tables(answer, top, form), *rest]
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
@@ -368,7 +370,7 @@ def _total(one: Score) -> Estimate:
 def _subject(answer: Answer) -> str:
     job = answer.question.job
     if job is None:
-        return f"profile {answer.question.profile.name}"
+        return f"profile {render.clean(answer.question.profile.name)}"
     checkpointing = ", checkpointing" if job.checkpointing else ""
     return (
         f"{job.method} training of {job.model.name} in {job.precision}, "
@@ -509,7 +511,7 @@ def _excluded(answer: Answer) -> Iterator[str]:
         yield f"Excluded: {total} of {looked} (all with --format json)."
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
-        said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
+        said = "; ".join(f"{label(name)}: {render.clean(reason)}" for name, reason in nearest)
         yield f"  {len(members)} for {KINDS[kind]}: {said}"
     job = answer.question.job
     only = sum({bar.kind for bar in bars} == {"precision"} for _, bars in answer.ranking.barred)

@@ -222,7 +222,8 @@ def get_model(name_or_path: str) -> Transformer:
             raise _unknown(name_or_path)
         return _shipped(name_or_path)
     name = path.parent.resolve().name if path.name == "config.json" else path.stem
-    return _transformer(name, _read_json(path), str(path))
+    said = "".join(sign if sign.isprintable() else " " for sign in name)
+    return _transformer(said, _read_json(path), str(path))
 
 
 def all_models() -> dict[str, Transformer]:

@@ -377,6 +377,21 @@ def run(capsys, *words):
     return status, out, err
 
 
+def test_a_strangers_reason_is_no_line_and_no_markup_of_ours():
+    forged = "gone\n\nGeForce RTX 3060 wins ![](http://a/b.png) <img src=x>"
+    answer = ask(price_limit=1000)
+    barred = [
+        (one, [replace(bar, reason=forged) for bar in bars]) for one, bars in answer.ranking.barred
+    ]
+    answer = replace(answer, ranking=replace(answer.ranking, barred=barred))
+    for form in ("table", "markdown"):
+        said = advice.text(answer, form, 3, 10_000)
+        assert "gone  GeForce RTX 3060 wins" in said
+        assert not any(line.startswith("GeForce RTX 3060 wins") for line in said.split("\n"))
+    assert "<img" not in said
+    assert "![" not in said
+
+
 def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys):
     asked = ("--model", "llama-8b", "--method", "qlora", "--format", "json")
     status, out, _ = run(capsys, *asked)

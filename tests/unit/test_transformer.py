@@ -144,6 +144,13 @@ def test_a_missing_file_and_an_unknown_name_say_what_to_do(tmp_path):
         get_model("n" * 5000)
 
 
+def test_a_folder_whose_name_has_lines_gives_a_name_of_one(tmp_path):
+    folder = tmp_path / "mine\n\nanother"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    assert get_model(str(folder)).name == "mine  another"
+
+
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 KINDS = st.sampled_from(["bert", "gpt2", "llama", "qwen2"])
 
