@@ -157,7 +157,7 @@ def _provenance(measured: int, cases: int) -> str:
 def label(card_id: str) -> str:
     """A card as people call it, with its memory where that alone tells two apart."""
     card = catalogue()[card_id]
-    name = card.name.removeprefix("NVIDIA ")
+    name = render.clean(card.name).removeprefix("NVIDIA ")
     twins = [other for other in catalogue().values() if other.name == card.name]
     return f"{name} {card.memory_bytes / GIB:.0f} GB" if len(twins) > 1 else name
 
@@ -315,7 +315,9 @@ def text(answer: Answer, form: str, top: int, width: int = WIDTH) -> str:
     ]
     said += ["\n".join(lines) for lines in below]
     # names of profiles, price files and cards of one's own are text from files
-    first, *rest = (_wrapped(render.clean_lines(block), width) for block in said)
+    plain = map(render.clean_lines, said)
+    escaped = map(render.without_markup, plain) if form == "markdown" else plain
+    first, *rest = (_wrapped(block, width) for block in escaped)
     blocks = [first, tables(answer, top, form), *rest]
     return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
@@ -399,7 +401,7 @@ def _total(one: Score) -> Estimate:
 def _subject(answer: Answer) -> str:
     job = answer.question.job
     if job is None:
-        return f"profile {answer.question.profile.name}"
+        return f"profile {render.clean(answer.question.profile.name)}"
     checkpointing = ", checkpointing" if job.checkpointing else ""
     head = "" if job.model.causal else f" with {HEADS[job.head]} (--head {job.head})"
     return (
@@ -563,7 +565,7 @@ def _excluded(answer: Answer) -> Iterator[str]:
         yield f"Excluded: {total} of {looked} (all with --format json)."
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
-        said = "; ".join(f"{label(name)}: {reason}" for name, reason in nearest)
+        said = "; ".join(f"{label(name)}: {render.clean(reason)}" for name, reason in nearest)
         yield f"  {len(members)} for {KINDS[kind]}: {said}"
     yield from _unpriced(answer)
     job = answer.question.job
@@ -713,7 +715,7 @@ def _whose_prices(answer: Answer) -> str:
     }
     if not given:
         return f"Prices are {at_launch} (--prices FILE gives others)."
-    files = ", ".join(sorted({price.kind for price in given.values()}))
+    files = ", ".join(sorted({render.clean(price.source) for price in given.values()}))
     return (
         f"{render.count(len(given), 'card')} at the price in {files}; the others have {at_launch}."
     )

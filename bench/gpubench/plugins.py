@@ -24,6 +24,9 @@ from gpubench.errors import EnvironmentRefused, UsageError, unknown_name
 
 PACKAGE = Path(__file__).parent
 KINDS = ("workloads", "kernels", "backends", "figures", "suites", "profiles", "models", "cards")
+#: of a TOML file, in bytes, for whose square it may take to read, and in levels
+LARGEST_FILE = 2**16
+DEEPEST = 20
 
 
 def checkout() -> Path | None:
@@ -60,7 +63,15 @@ def folders(kind: str) -> list[Path]:
     users = [Path(entry) / kind for entry in dict.fromkeys(entries) if entry]
     with suppress(EnvironmentRefused):
         users.insert(0, settings() / kind)
-    return [folder for folder in shipped + users if folder.is_dir()]
+    return [folder for folder in shipped + users if is_folder(folder)]
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one, as far as can be told: a name of 5,000 letters is none, and no error."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def files(kind: str, suffix: str) -> dict[str, Path]:
@@ -142,11 +153,32 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read one TOML file.
 
     Raises:
-        UsageError: missing, unreadable or not TOML.
+        UsageError: missing, unreadable, not TOML, or holding what no file of ours does.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
+            raise UsageError(f"{path} is too large for a file of ours", "name another file")
+        content = tomllib.loads(text.decode())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", "check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}", "mend the line it names") from error
+    _refuse_the_boundless(path, content)
+    return content
+
+
+def _refuse_the_boundless(path: Path, value: Any, depth: int = 0) -> None:
+    """What TOML allows and nothing can work with: to print it, or to reckon with it, fails.
+
+    Raises:
+        UsageError: an integer beyond 64 bits, or lists and tables in each other without end.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UsageError(f"{path} holds an integer beyond 64 bits", "mend the file")
+    if depth > DEEPEST:
+        raise UsageError(f"{path} nests deeper than {DEEPEST} levels", "mend the file")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inner:
+        _refuse_the_boundless(path, one, depth + 1)

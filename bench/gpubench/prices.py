@@ -23,17 +23,25 @@ from gpubench.errors import UsageError
 COLUMNS = ("card_id", "price_usd", "date")
 TOML_EXAMPLE = '[[price]] card_id = "tesla-t4", price_usd = 400, date = "2026-01-31", a key a line'
 CSV_EXAMPLE = "tesla-t4,400,2026-01-31"
+#: dollars of a price; ratios of prices beyond are beyond what can be reckoned with
+LEAST, MOST = 0.01, 1e9
 #: $ in front, and commas that part thousands and nothing else
 WRITTEN = re.compile(r"\$?\s*(\d{1,3}(,\d{3})+|\d+)(\.\d*)?([eE]\+?\d+)?")
 
 
 @dataclass(frozen=True)
 class Price:
-    """A price in US dollars; ``kind`` says whose, ``date`` of when (empty where not said)."""
+    """A price in US dollars, with its date where that is said.
+
+    Attributes:
+        kind: launch, or given by the user.
+        source: the name of the user's file.
+    """
 
     usd: float
     date: str
     kind: str
+    source: str = ""
 
 
 def launch_prices(cards: Iterable[Card]) -> dict[str, Price]:
@@ -61,7 +69,8 @@ def load_prices(name: str) -> dict[str, Price]:
             raise UsageError(f"{where}: {error}", error.remedy) from error
         if card_id in found:
             raise UsageError(f"{where}: {card_id} has a price already", "leave one of them")
-        found[card_id] = Price(_usd(where, row.get("price_usd")), _date(where, row), path.name)
+        usd = _usd(where, row.get("price_usd"))
+        found[card_id] = Price(usd, _date(where, row), "given", path.name)
     if not found:
         raise UsageError(f"{path} has no prices", _format(path))
     return found
@@ -121,9 +130,9 @@ def _usd(where: str, value: Any) -> float:
     """``700``, ``"$700"`` and ``"1,200"``; ``1.200,50`` and ``700 €`` could be anything."""
     text = "" if isinstance(value, bool) else str(value).strip()
     price = float(re.sub(r"[$,\s]", "", text)) if WRITTEN.fullmatch(text) else math.nan
-    if not 0 < price < math.inf:
+    if not LEAST <= price <= MOST:
         raise UsageError(
-            f"{where}: price_usd = {value!r} is no price above zero",
+            f"{where}: price_usd = {value!r} is no price from {LEAST:g} to {MOST:g}",
             'write US dollars, as 1200, 1200.50, $1200 or, quoted in a CSV file, "1,200"',
         )
     return price

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,12 +226,14 @@ def _csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+def without_markup(text: str) -> str:
+    """Text for Markdown: no element, cell, link or image begins in it."""
+    return re.sub(r"[\\|\[!]", r"\\\g<0>", text).replace("<", "&lt;")
+
+
 def _markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     def line(cells: Iterable[str]) -> str:
-        escaped = (
-            cell.replace("\\", r"\\").replace("|", r"\|").replace("<", "&lt;") for cell in cells
-        )
-        return "| " + " | ".join(escaped) + " |\n"
+        return "| " + " | ".join(map(without_markup, cells)) + " |\n"
 
     rule = "|" + "|".join(" ---: " if column.right else " --- " for column in columns) + "|\n"
     body = (line(text_of(column, row) for column in columns) for row in rows)

@@ -8,6 +8,8 @@ stays text, nothing in them is run.
 
 import glob
 import os
+import re
+import stat
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -208,14 +210,38 @@ def _expand_path(pattern: str) -> list[str]:
         # A file may be named like a glob; what is there counts first.
         named = [pattern]
         if not (pattern and Path(pattern).exists()):  # Path("") is the working folder
-            named = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - may be absolute
+            named = sorted(_glob(pattern))
         matches: list[str] = []
         for path in map(Path, named):
-            inside = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-            matches += [str(match) for match in inside if not match.is_dir()]
+            matches += _inside(path) if path.is_dir() else [str(path)]
     except OSError as error:
         raise UnreadableResult(f"{pattern}: {error.strerror}", "check the path") from error
     return matches
+
+
+def _glob(pattern: str) -> list[str]:
+    """What a pattern stands for; its ``**`` goes into folders and not through links to folders.
+
+    Links may lead back, and `glob` follows them on and on.
+    """
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return glob.glob(pattern)  # noqa: PTH207 - may be absolute
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    wanted = [part if part == "**" else re.sub(r"\*+", "*", part) for part in parts[first:]]
+    found = Path(*parts[:first]).glob("/".join(wanted))
+    return [str(path) for path in found if not _hidden(path.parts[first:], wanted)]
+
+
+def _hidden(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a name begins with a dot that the pattern doesn't ask for, as shells have it."""
+    asked = any(part.startswith(".") for part in wanted)
+    return not asked and any(part.startswith(".") for part in parts)
+
+
+def _inside(folder: Path) -> list[str]:
+    """The result files below a folder; opening a pipe there would wait for whoever writes it."""
+    return [str(path) for path in sorted(folder.rglob("*.parquet")) if path.is_file()]
 
 
 def _expand_url(url: str) -> list[str]:
@@ -330,6 +356,8 @@ def _stream(path: str) -> pa.NativeFile:
 
 def _check_file(path: str) -> None:
     """What the operating system has to say about a local file, before Parquet's opinion."""
+    if _is_stream(path):
+        raise UnreadableResult(f"{path}: not a file", "give a .parquet file, a folder or a glob")
     try:
         with Path(path).open("rb") as stream:
             empty = not stream.read(1)
@@ -340,6 +368,15 @@ def _check_file(path: str) -> None:
         raise UnreadableResult(
             f"{path} is empty", "measure again, or `gpubench run --resume` from an earlier copy"
         )
+
+
+def _is_stream(path: str) -> bool:
+    """A pipe, a socket or a device: opening or reading it may wait for ever."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _conform(path: str, table: pa.Table) -> pa.Table:

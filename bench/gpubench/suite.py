@@ -25,7 +25,7 @@ from typing import Any
 
 from gpubench import plugins
 from gpubench.errors import UsageError
-from gpubench.workload import Case, get_workload
+from gpubench.workload import Case, Value, get_workload
 
 LONGEST_S = 1e6
 
@@ -122,11 +122,26 @@ def _block_cases(path: Path, block: dict[str, Any]) -> Iterator[Case]:
         raise UsageError(f"{path}: a [[case]] block lacks its workload", 'add workload = "gemm"')
     if cache not in (None, "cold", "hot"):
         raise UsageError(f"{path}: cache = {cache!r}", 'it is "cold" or "hot"')
+    workload = get_workload(name)
     for axis, values in axes.items():
         allowed = isinstance(values, list) and values
         if not allowed or not all(isinstance(value, str | int | float | bool) for value in values):
             raise UsageError(f"{path}: {axis} = {values!r} of {name} is not a list of values")
-    yield from get_workload(name).cases(axes, cache)
+        known = workload.axes.get(axis, ())  # without any, `cases` refuses the axis
+        for value in values:
+            if known and not any(_alike(value, one) for one in known):
+                raise UsageError(
+                    f"{path}: {axis} = {value!r} of {name} is of another type than the axis",
+                    f"such as {known[0]!r}",
+                )
+    yield from workload.cases(axes, cache)
+
+
+def _alike(value: Value, known: Value) -> bool:
+    """Of one type; a whole number may stand for any number, and true and false for none."""
+    if type(known) is float:
+        return type(value) in (int, float)
+    return type(value) is type(known)
 
 
 def _matches(case: Case, pattern: str) -> bool:

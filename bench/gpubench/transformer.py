@@ -226,14 +226,15 @@ def get_model(name_or_path: str) -> Transformer:
         UsageError: there is none, or its configuration is of a kind that isn't modelled.
     """
     path = Path(name_or_path)
-    if path.is_dir():
+    if plugins.is_folder(path):
         path /= "config.json"
     elif path.suffix != ".json":
         if name_or_path not in plugins.files("models", ".toml"):
             raise _unknown(name_or_path)
         return _shipped(name_or_path)
     name = path.parent.resolve().name if path.name == "config.json" else path.stem
-    return _transformer(name, _read_json(path), str(path))
+    said = "".join(sign if sign.isprintable() else " " for sign in name)
+    return _transformer(said, _read_json(path), str(path))
 
 
 def all_models() -> dict[str, Transformer]:

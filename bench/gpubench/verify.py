@@ -12,6 +12,7 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -98,7 +99,11 @@ def chosen_device(name: str) -> str:
 
 
 def verify(
-    device: str, suite: Suite, output: str, announce: Callable[[str], object] = str
+    device: str,
+    suite: Suite,
+    output: str,
+    announce: Callable[[str], object] = str,
+    show: Callable[["Verification"], object] = id,
 ) -> tuple[Verification, Path]:
     """Run everything that applies to a device, and write the bundle.
 
@@ -107,17 +112,42 @@ def verify(
         suite: whose cases are checked and measured.
         output: folder for the bundle.
         announce: called with what comes next.
+        show: called with what was found, also where the bundle can't be written after all.
 
     Raises:
         EnvironmentRefused: the device can't be opened.
         CannotWrite: the bundle can't be written.
     """
     found = Verification(device)
+    _try_folder(Path(output))
     with tempfile.TemporaryDirectory(prefix="gpubench-") as folder:
         found.records = Path(folder) / "results.parquet"
         for finding in _findings(found, suite, announce):
             found.findings.append(replace(finding, device=device))
-        return found, write_bundle(found, output)
+        try:
+            bundle = write_bundle(found, output)
+        finally:
+            show(found)
+        return found, bundle
+
+
+def _try_folder(folder: Path) -> None:
+    """Make the bundle's folder, and a file in it: checks take minutes, and this no time.
+
+    Raises:
+        CannotWrite: there is no such folder, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> CannotWrite:
+    reason = error.strerror or str(error)
+    return CannotWrite(f"{path} can't be written: {reason}", "give another -o")
 
 
 def _findings(
@@ -449,13 +479,16 @@ def write_bundle(found: Verification, output: str) -> Path:
         ],
     }
     text = json.dumps(document, indent=1, default=str, ensure_ascii=False)
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as bundle:
             bundle.writestr("findings.json", text)
             if found.records and found.records.exists():
                 bundle.write(found.records, "results.parquet")
+        temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise CannotWrite(f"{path} can't be written: {reason}", "give another -o") from error
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
     return path

@@ -37,6 +37,9 @@ Value = str | int | float | bool
 Step = Callable[[], Any]
 Cache = Literal["cold", "hot"]
 
+#: operations, bytes or items of a step: a card would take longer than there has been time
+MOST_WORK = 1e30
+IMPOSSIBLE = "give its axes other values; `gpubench list workloads` shows them"
 # Precisions are named by what the hardware does, bytes by what lies in memory: TF32 reads FP32.
 PRECISION_BYTES: Mapping[str, int] = MappingProxyType(
     {"fp64": 8, "fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
@@ -185,8 +188,24 @@ class Workload:
         return digest.hexdigest()[:16]
 
     def work(self, params: Mapping[str, Value]) -> Work | None:
-        """The declared work of one step; None where it is only known after preparing."""
-        return self.declared_work(**params) if self.declared_work else None
+        """The declared work of one step; None where it is only known after preparing.
+
+        Raises:
+            UsageError: there is no such case: its work can't be computed, or is no amount.
+        """
+        if self.declared_work is None:
+            return None
+        case_id = Case(self.name, tuple(params.items())).id[:100]
+        try:
+            found = self.declared_work(**params)
+            amounts = (found.flops, found.bytes, found.items, found.footprint)
+            possible = all(amount is None or 0 <= amount <= MOST_WORK for amount in amounts)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"{case_id} has no work: {reason}", IMPOSSIBLE) from error
+        if not possible:
+            raise UsageError(f"{case_id} has work that no step can have", IMPOSSIBLE)
+        return found
 
     def cases(
         self, selection: Mapping[str, Sequence[Value]] | None = None, cache: Cache | None = None

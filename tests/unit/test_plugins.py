@@ -103,6 +103,13 @@ def test_empty_entries_and_folders_that_are_not_there_are_passed_over(path, monk
     assert {kind: plugins.folders(kind) for kind in plugins.KINDS} == shipped
 
 
+def test_folders_of_names_that_no_file_system_takes_are_passed_over(monkeypatch):
+    shipped = {kind: plugins.folders(kind) for kind in plugins.KINDS}
+    monkeypatch.setenv("GPUBENCH_PATH", "n" * 5000)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "n" * 5000)
+    assert {kind: plugins.folders(kind) for kind in plugins.KINDS} == shipped
+
+
 def test_an_entry_that_is_listed_twice_counts_once(folder, monkeypatch):
     mine = folder("mine", profiles__mine_dot_toml="")
     monkeypatch.setenv("GPUBENCH_PATH", os.pathsep.join([str(mine), str(mine)]))
@@ -235,6 +242,30 @@ def test_toml_that_is_none_is_refused_with_its_path(content, tmp_path):
         plugins.read_toml(path)
     assert str(caught.value).startswith(str(path))
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a=" + "[" * 100_000, "recursion"),
+        ("a=" + "9" * 5000, "digits"),
+        ("a=0x" + "f" * 4000, "beyond 64 bits"),
+        ("a=[{b=-0x" + "f" * 17 + "}]", "is not valid TOML"),
+        ("a=[{b=-9223372036854775809}]", "beyond 64 bits"),
+        (".".join("a" * 30) + "=1", "deeper than 20 levels"),
+        (" " * (2**20 + 1), "too large"),
+    ],
+    ids=range(7),
+)
+def test_toml_that_nothing_can_work_with_is_refused_with_its_path(content, words, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=words) as caught:
+        plugins.read_toml(path)
+    assert str(caught.value).startswith(str(path))
+    assert caught.value.remedy
+    path.write_text("a = [-9223372036854775808, 9223372036854775807, [[[[1]]]]]")
+    assert plugins.read_toml(path)["a"][:2] == [-(2**63), 2**63 - 1]
 
 
 def test_toml_that_is_not_there_is_refused_with_its_path(tmp_path):

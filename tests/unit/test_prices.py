@@ -3,6 +3,7 @@
 import pytest
 
 from gpubench import advice
+from gpubench.cli import main
 from gpubench.errors import UsageError
 from gpubench.prices import Price, load_prices
 from gpubench.profile import load_profile
@@ -34,6 +35,20 @@ def test_a_file_of_prices_takes_the_place_of_the_launch_prices_of_its_cards_alon
     assert "given price" in advice.text(alone, "table", 2)
 
 
+def test_a_file_named_as_launch_prices_are_holds_given_ones(tmp_path):
+    path = tmp_path / "launch"
+    path.write_text("card_id,price_usd\ngeforce-rtx-3090,1\n")
+    answer = ask(prices=load_prices(str(path)), cards=("*3090", "*4090"))
+    assert "prices are those of --prices" in advice.sentence(answer)
+    assert "$1.00, given" in advice.text(answer, "table", 2)
+    assert any("at the price in launch;" in line for line in advice.assumptions(answer))
+
+
+def test_an_empty_name_is_a_file_that_is_not_there(capsys):
+    assert main(["recommend", "--prices", ""]) == 2
+    assert "check the path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("written", ["1200", "$1200", '"1,200"', '"$1,200.00"', "1.2e3"])
 def test_a_price_may_have_a_dollar_sign_and_commas_between_thousands(tmp_path, written):
     path = tmp_path / "p.csv"
@@ -45,8 +60,8 @@ def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
     csv, toml = tmp_path / "p.csv", tmp_path / "p.toml"
     csv.write_text("card_id,price_usd\ntesla-t4,400\n")
     toml.write_text('[[price]]\ncard_id = "tesla-t4"\nprice_usd = 400\ndate = 2026-01-31\n')
-    assert load_prices(str(csv)) == {"tesla-t4": Price(400, "", "p.csv")}
-    assert load_prices(str(toml)) == {"tesla-t4": Price(400, "2026-01-31", "p.toml")}
+    assert load_prices(str(csv)) == {"tesla-t4": Price(400, "", "given", "p.csv")}
+    assert load_prices(str(toml)) == {"tesla-t4": Price(400, "2026-01-31", "given", "p.toml")}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +71,8 @@ def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
         ("p.csv", "card_id,price_usd\ntesla-t4,nan\n", "'nan' is no price"),
         ("p.csv", "card_id,price_usd\ntesla-t4,-1\n", "'-1' is no price"),
         ("p.csv", "card_id,price_usd\ntesla-t4,\n", "is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,1e308\n", "is no price from 0.01 to 1e+09"),
+        ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = 0.001\n", "0.001 is no price"),
         ("p.csv", "card_id,price_usd,date\ntesla-t4,1,soon\n", "'soon' is no date"),
         ("p.csv", "card_id,price_usd\ntesla-t4,1\ntesla-t4,2\n", "has a price already"),
         ("p.csv", "card_id,euro\ntesla-t4,1\n", "unknown 'euro'"),

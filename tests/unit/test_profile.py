@@ -87,6 +87,10 @@ def test_a_bad_profile_is_refused_with_the_key(tmp_path, change, words):
             "attention:batch=1,heads=1,sequence=1,head_dim=1,causal=maybe,direction=f,precision=x",
             "bool",
         ),
+        ("memory:operation=copy,mib=-5,precision=fp32", "work that no step can have"),
+        ("memory:operation=copy,mib=5,precision=zz", "has no work: KeyError: 'zz'"),
+        (f"memory:operation=copy,mib={'9' * 400},precision=fp32", "work that no step can have"),
+        (f"gemm:shape={'9' * 5000}x1x1,precision=fp32", "has no work: ValueError"),
     ],
 )
 def test_a_case_that_is_none_is_refused_with_its_fault(tmp_path, case_id, words):

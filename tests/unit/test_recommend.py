@@ -90,9 +90,8 @@ def test_cards_of_no_known_price_fail_a_price_limit_and_else_stand_apart():
     assert set(names(answer.ranking.apart)) == {
         c for c in catalogue() if c.startswith("nvidia-a100")
     }
-    assert "Set apart, not ranked with the others: 4 cards without a known" in advice.text(
-        answer, "table", 3
-    )
+    said = " ".join(advice.text(answer, "table", 3).split())
+    assert "Set apart, not ranked with the others: 4 cards without a known" in said
     limited = ask(cards=("nvidia-a100*", "*4090"), price_limit=5000)
     assert "no known price" in reasons(limited)["nvidia-a100-pcie-40gb"][0].reason
     said = " ".join(advice.text(limited, "table", 3).split())
@@ -340,6 +339,8 @@ def measured_row(card_id, case, step, predictor, factor):
         case=case,
     )
     workload, _, inside = case.partition(":")
+    found, params = parse_case_id(case)
+    declared = found.work(params)
     seconds = modelled.seconds / factor
     return {
         "card_id": card_id,
@@ -360,9 +361,9 @@ def measured_row(card_id, case, step, predictor, factor):
         "median_s": seconds,
         "low_s": seconds * 0.99,
         "high_s": seconds * 1.01,
-        "flops": step.work.flops,
-        "bytes": step.work.bytes,
-        "items": step.work.items,
+        "flops": declared.flops,
+        "bytes": declared.bytes,
+        "items": declared.items,
         "torch": "2.9",
         "driver": "580",
         "trial": 1,
@@ -408,7 +409,7 @@ def test_rows_that_were_not_measured_change_nothing(provenance):
 def test_it_says_how_many_rows_count_and_that_those_of_processors_and_virtual_cards_do_not():
     rows = measured_rows("geforce-rtx-3090")
     rows[0] |= {"status": "oom", "reason": "out of memory", "median_s": math.nan}
-    said = advice.text(ask(rows=rows, files=2), "table", 3)
+    said = " ".join(advice.text(ask(rows=rows, files=2), "table", 3).split())
     assert f"2 result files: {len(rows) - 1} of {len(rows)} rows count" in said
     for useless in ({"card_id": None}, {"provenance": "virtual"}):
         rows = [row | useless for row in measured_rows("geforce-rtx-3090")]
@@ -433,6 +434,21 @@ def run(capsys, *words):
     status = main(["recommend", *words])
     out, err = capsys.readouterr()
     return status, out, err
+
+
+def test_a_strangers_reason_is_no_line_and_no_markup_of_ours():
+    forged = "gone\n\nGeForce RTX 3060 wins ![](http://a/b.png) <img src=x>"
+    answer = ask(price_limit=1000)
+    barred = [
+        (one, [replace(bar, reason=forged) for bar in bars]) for one, bars in answer.ranking.barred
+    ]
+    answer = replace(answer, ranking=replace(answer.ranking, barred=barred))
+    for form in ("table", "markdown"):
+        said = advice.text(answer, form, 3, 10_000)
+        assert "gone  GeForce RTX 3060 wins" in said
+        assert not any(line.startswith("GeForce RTX 3060 wins") for line in said.split("\n"))
+    assert "<img" not in said
+    assert "![" not in said
 
 
 def test_json_has_every_card_with_its_reasons_and_the_answer_beside_them(capsys):

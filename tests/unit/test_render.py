@@ -307,6 +307,14 @@ def test_markdown_cells_stay_in_their_column_whatever_the_text(text):
     assert name.replace("&lt;", "<") == render.clean(text)
 
 
+def test_markdown_has_no_links_and_images_of_a_strangers_text():
+    said = "![](http://a/b.png) [here](http://a) <b> \\[x](y)"
+    plain = r"\!\[](http://a/b.png) \[here](http://a) &lt;b> \\\[x](y)"
+    assert render.without_markup(said) == plain
+    rows = [{"name": said, "median_s": 1.0, "note": ""}]
+    assert f"| {plain} |" in render.rows(rows, COLUMNS, "markdown", "x")
+
+
 def test_markdown_starts_no_markup():
     assert "<script" not in show("markdown")
 

@@ -639,6 +639,26 @@ def test_what_stands_for_no_file_is_an_error_that_quotes_it(pattern, tree):
     assert "gpubench run" in caught.value.remedy
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_a_folder_is_passed_over_and_one_that_is_named_is_refused(tree):
+    os.mkfifo(tree / "deep" / "z.parquet")
+    assert store.expand(["deep"]) == ["deep/[d].parquet", "deep/er/c.parquet"]
+    for pattern in ("deep/z.parquet", "deep/z*"):
+        (path,) = store.expand([pattern])
+        with pytest.raises(UnreadableResult, match="not a file"):
+            store.read(path)
+
+
+def test_links_that_lead_back_are_not_followed(tree):
+    for number in range(9):  # two would do for 2⁴⁰ ways, none of which is longer than a path may be
+        (tree / "deep" / f"loop{number}").symlink_to(tree)
+    (tree / ".hidden").mkdir()
+    (tree / ".hidden" / "c.parquet").write_bytes(b"")
+    assert store.expand(["**/c.parquet"]) == ["deep/er/c.parquet"]
+    assert store.expand([f"{tree}/**/c.parquet"]) == [f"{tree}/deep/er/c.parquet"]
+    assert store.expand(["d*/**/[a-c]*.parquet"]) == ["deep/er/c.parquet"]
+
+
 def test_a_name_longer_than_any_file_has_is_an_error(tree):
     with pytest.raises(UnreadableResult, match="too long"):
         store.expand(["n" * 5000])

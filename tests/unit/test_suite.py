@@ -55,6 +55,8 @@ def write(path, text):
         ("[[case]]\nworkload = 'gemm'\nsize = [1]", "no axis of gemm is named 'size'"),
         ("[[case]]\nworkload = 'gemm'\nprecision = 'fp32'", "not a list"),
         ("[[case]]\nworkload = 'gemm'\nprecision = []", "not a list"),
+        ("[[case]]\nworkload = 'memory'\nmib = ['x']", "another type than the axis"),
+        ("[[case]]\nworkload = 'memory'\nmib = [true]", "another type than the axis"),
         ("[[case]]\nshape = ['1x1x1']", "lacks its workload"),
         ("[[case]]\nworkload = 'gemm'\ncache = 'tepid'", "cache = 'tepid'"),
         ("budget = 3\n[[case]]\nworkload = 'gemm'", "unknown key 'budget'"),

@@ -140,6 +140,15 @@ def test_a_missing_file_and_an_unknown_name_say_what_to_do(tmp_path):
     with pytest.raises(UsageError, match="no model is named 'lama-8b'") as caught:
         get_model("lama-8b")
     assert "did you mean 'llama-8b'" in caught.value.remedy
+    with pytest.raises(UsageError, match="no model is named 'nnn"):
+        get_model("n" * 5000)
+
+
+def test_a_folder_whose_name_has_lines_gives_a_name_of_one(tmp_path):
+    folder = tmp_path / "mine\n\nanother"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    assert get_model(str(folder)).name == "mine  another"
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

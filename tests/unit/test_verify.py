@@ -1,5 +1,6 @@
 """`gpubench doctor --verify`: each planted fault is found, and a sound device has none."""
 
+import errno
 import getpass
 import json
 import math
@@ -737,9 +738,33 @@ def test_a_fault_is_exit_status_3_and_the_bundle_is_named(
 def test_a_bundle_that_cannot_be_written_is_said_in_two_lines(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(suite, "load_suite", lambda name: TINY)
+    monkeypatch.setattr(verify, "_findings", lambda *_: pytest.fail("minutes of work came first"))
     words = ["doctor", "--verify", "--device", CARD, "-o", str(tmp_path / "file")]
     assert main(words) == errors.EXIT_USAGE
     assert "can't be written" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_costs_the_bundle_and_not_the_findings(monkeypatch, capsys, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(suite, "load_suite", lambda name: TINY)
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    words = [
+        "doctor",
+        "--verify",
+        "--device",
+        CARD,
+        "-o",
+        str(tmp_path / "new"),
+        "--format",
+        "json",
+    ]
+    assert main(words) == errors.EXIT_USAGE
+    out, err = capsys.readouterr()
+    assert "No space left" in err
+    assert len(json.loads(out)["rows"]) > len(TINY.cases)
+    assert not list((tmp_path / "new").iterdir())  # half a bundle is none
 
 
 @pytest.mark.gpu

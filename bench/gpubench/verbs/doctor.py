@@ -93,9 +93,11 @@ def _verify(arguments: argparse.Namespace) -> int:
     def announce(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    def show(found: verify.Verification) -> None:
+        _print(found.findings, arguments.format, "verify")
+
     device = verify.chosen_device(arguments.device)
-    found, bundle = verify.verify(device, load_suite("quick"), arguments.output, announce)
-    _print(found.findings, arguments.format, "verify")
+    found, bundle = verify.verify(device, load_suite("quick"), arguments.output, announce, show)
     faults = len(found.faults)
     print(
         f"{bundle}: send it with your issue; it names neither you nor this machine\n"

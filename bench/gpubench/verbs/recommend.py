@@ -111,7 +111,7 @@ def question(arguments: argparse.Namespace) -> Question:
         job=job,
         cards=tuple(arguments.cards),
         price_limit=arguments.price_limit,
-        prices=load_prices(arguments.prices) if arguments.prices else {},
+        prices={} if arguments.prices is None else load_prices(arguments.prices),
         card_bytes=(arguments.min_memory or 0.0) * GIB,
         count=arguments.count,
         hours=arguments.hours or HOURS,
