@@ -13,6 +13,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from keyword import iskeyword
 
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(refusal)
         return refusal.exit_code
     except KeyboardInterrupt:
-        print("gpubench: interrupted", file=sys.stderr)
+        say("gpubench: interrupted")
         return errors.EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EBADF, errno.EIO):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        complain(errors.CannotWrite(f"standard output can't be written: {error.strerror}"))
+        complain(errors.CannotWrite(f"the output can't be written: {error.strerror}"))
         return errors.EXIT_USAGE
     return status
 
@@ -123,9 +124,15 @@ def printable(text: str) -> str:
 
 def complain(error: errors.GpubenchError) -> None:
     """Print an error's two lines."""
-    print(f"gpubench: {printable(str(error))}", file=sys.stderr)
+    say(f"gpubench: {printable(str(error))}")
     if error.remedy:
-        print(f"  → {printable(error.remedy)}", file=sys.stderr)
+        say(f"  → {printable(error.remedy)}")
+
+
+def say(text: str) -> None:
+    """A line on standard error, if it takes any: a traceback's exit status would be another one."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def missing_module(error: ModuleNotFoundError) -> errors.EnvironmentRefused:

@@ -262,7 +262,8 @@ def judge_case(row: Mapping[Any, Any], expected: Mapping[str, Any] | None = None
             "measure it alone: gpubench run --only '" + str(row["case_id"]) + "'",
         )
     rate, unit = table.throughput(row)
-    text = f"right; {render.quantity(unit)(rate)}"
+    right = "right" if row["provenance"] == "measured" else "simulated, nothing was computed"
+    text = f"{right}; {render.quantity(unit)(rate)}"
     if math.isfinite(row["share_of_peak"]):
         text += f", {row['share_of_peak']:.0%} of the catalogue's peak"
     if "above_peak" in row["flags"]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -302,6 +303,15 @@ def test_streams_that_the_caller_closed_change_nothing_of_a_run(tmp_path, closed
     assert len(list((tmp_path / "results").iterdir())) == 1
     if ">&-" not in closed.split():
         assert json.loads(done.stdout)["kind"] == "results"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+@pytest.mark.parametrize(
+    "words", ["compare {} --fail-on slower", "show nowhere", "list cards >/dev/full"]
+)
+def test_a_standard_error_that_is_full_is_no_met_condition(virtual, words):
+    command = f"{sys.executable} -m gpubench {words.format(virtual)} 2>/dev/full"
+    assert subprocess.run(["sh", "-c", command], capture_output=True).returncode == 2
 
 
 def test_colour_is_not_forced_on_a_pipe(virtual):

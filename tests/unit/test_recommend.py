@@ -540,7 +540,17 @@ def test_what_makes_no_sense_is_refused_in_two_lines(capsys, words, said):
 
 @pytest.mark.parametrize(
     "words",
-    [["--price-limit", "0"], ["--count", "0"], ["--hours", "x"], ["--tokens", "1", "--steps", "1"]],
+    [
+        ["--price-limit", "0"],
+        ["--count", "0"],
+        ["--hours", "x"],
+        ["--hours", "5e-324"],
+        ["--tokens", "1", "--steps", "1"],
+        ["--tokens", "1e308"],
+        ["--steps", "1e19"],
+        ["--min-memory", "1e308"],
+        ["--electricity", "nan"],
+    ],
 )
 def test_numbers_that_cannot_be_are_refused(capsys, words):
     with pytest.raises(SystemExit) as stop:

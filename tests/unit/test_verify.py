@@ -53,8 +53,8 @@ def verified(tmp_path, script=""):
 def test_a_sound_device_has_no_fault_and_its_bundle_names_nobody(tmp_path):
     found, bundle = verified(tmp_path)
     assert not [one for one in found.values() if one.state == "problem"]
-    right = [one for one in found.values() if one.found.startswith("right; ")]
-    assert len(right) == len(TINY.cases)
+    shown = [one for one in found.values() if one.found.startswith("simulated, nothing was comp")]
+    assert len(shown) == len(TINY.cases)
     assert {one.device for one in found.values()} == {CARD}
     assert found["energy against power"].state == "ok"
     assert "nothing of a card" in found["device"].found
@@ -206,6 +206,7 @@ def a_row(**different):
         "items_per_s": math.nan,
         "item": None,
         "share_of_peak": 0.85,
+        "provenance": "measured",
     }
     return row | different
 
@@ -214,6 +215,7 @@ def a_row(**different):
     ("different", "state", "words"),
     [
         ({}, "ok", "right; 800 GB/s, 85% of"),
+        ({"provenance": "virtual"}, "ok", "simulated, nothing was computed; 800 GB/s"),
         ({"share_of_peak": math.nan}, "ok", "right; 800 GB/s"),
         ({"share_of_peak": 0.4}, "ok", "speed not judged"),  # its peak alone says too little
         ({"share_of_peak": 1.3, "flags": ["above_peak"]}, "problem", "no card is faster"),
@@ -730,7 +732,7 @@ def test_a_fault_is_exit_status_3_and_the_bundle_is_named(
     out, err = capsys.readouterr()
     assert json.loads(out)["kind"] == "verify"
     (bundle,) = tmp_path.glob("*.zip")
-    assert bundle.name in err
+    assert f"{bundle.name}: of a simulated card, so there is nothing to send" in err
     assert f"{'1 fault ' if script else 'no faults '}in" in err
     assert "[1/3] " in err
 

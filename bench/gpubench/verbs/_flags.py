@@ -5,6 +5,8 @@ import argparse
 FORMATS = ("table", "json", "csv", "markdown")
 #: of trials; numbers beyond take memory before anything is measured, or fit no column
 MOST = 100_000
+#: of tokens, hours, dollars, watts or GiB; what is reckoned with numbers beyond is no number
+LEAST_AMOUNT, MOST_AMOUNT = 1e-6, 1e18
 
 
 def add_format(sub: argparse.ArgumentParser) -> None:
@@ -45,8 +47,9 @@ def amount(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above zero")
+    if not LEAST_AMOUNT <= value <= MOST_AMOUNT:
+        known = f"from {LEAST_AMOUNT:g} to {MOST_AMOUNT:g}"
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above zero, {known}")
     return value
 
 

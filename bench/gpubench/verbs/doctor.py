@@ -99,8 +99,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     device = verify.chosen_device(arguments.device)
     found, bundle = verify.verify(device, load_suite("quick"), arguments.output, announce, show)
     faults = len(found.faults)
+    measured = found.environment.get("provenance") == "measured"
+    sending = "send it with your issue; it names neither you nor this machine"
     print(
-        f"{bundle}: send it with your issue; it names neither you nor this machine\n"
+        f"{bundle}: {sending if measured else 'of a simulated card, so there is nothing to send'}\n"
         f"{faults or 'no'} fault{'s' * (faults != 1)} in {len(found.findings)} checks",
         file=sys.stderr,
     )
