@@ -20,6 +20,7 @@ from gpubench.predict import Predictor
 from gpubench.prices import Price
 from gpubench.profile import load_profile
 from gpubench.recommend import JOB, Question, chosen, needs_of, recommend, steps_of, ways_to_fit
+from gpubench.workload import parse_case_id
 
 PROFILES = ("balanced", "training", "finetune", "budget", "efficiency", "inference")
 BALANCED = load_profile("balanced")
