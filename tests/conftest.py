@@ -30,9 +30,13 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(autouse=True)
 def own_installation(tmp_path, monkeypatch):
-    """No test reads or writes the user's configuration or extension folders."""
+    """No test reads or writes the user's configuration or extension folders.
+
+    Nor does a table hang on the terminal's width, which a worker of xdist is told.
+    """
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv("GPUBENCH_PATH", raising=False)
+    for name in ("GPUBENCH_PATH", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -128,7 +128,8 @@ def neighbour_correlation(values: Sequence[float]) -> float:
     ranks = _ranks(values)
     first, second = ranks[:-1] - ranks[:-1].mean(), ranks[1:] - ranks[1:].mean()
     scale = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / scale
+    # All but the first or the last may be equal, and then nothing varies with its neighbour.
+    return float(first @ second) / scale if scale else 0.0
 
 
 def _ranks(values: Sequence[float]) -> Any:
