@@ -9,6 +9,7 @@ may tell the page more in its layout's ``meta``: see ``figures/_panels.py``.
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -112,9 +113,10 @@ def _write(text: str, output: str) -> Path:
         temporary.replace(path)
     except OSError as error:
         if made:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
         remedy = "free some space or choose another file with -o"
-        if path.is_dir():
+        if plugins.is_folder(path):
             remedy = f"name a file in that folder: {path / 'index.html'}"
         raise CannotWrite(f"{path} can't be written: {error.strerror or error}", remedy) from error
     return path

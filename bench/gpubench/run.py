@@ -137,7 +137,11 @@ def result_path(output: str, device: str, card_id: str, suite: str, now: datetim
     """The file to write: ``output`` itself if it names one, else a new name in that folder."""
     if output.endswith(".parquet"):
         return Path(output)
-    if Path(output).suffix or Path(output).is_file():
+    try:
+        is_file = Path(output).is_file()
+    except OSError:
+        is_file = False  # nor anything else; whoever writes there says why
+    if Path(output).suffix or is_file:
         raise UsageError(
             f"-o {output} is neither a folder nor a .parquet file",
             "give -o results or -o NAME.parquet",

@@ -323,6 +323,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path):
     blocker.write_text("not a folder")
     for verb in (
         ["run", "--device", "virtual:tesla-t4", "--only", "gemm", "-o", blocker / "results"],
+        ["run", "--device", "virtual:tesla-t4", "--only", "gemm", "-o", tmp_path / ("file" * 99)],
     ):
         done = gpubench(*verb)
         refused(done, 2, "file")

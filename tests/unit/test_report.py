@@ -811,7 +811,7 @@ def test_the_folder_is_made(load, tmp_path):
     assert [inside.name for inside in path.parent.iterdir()] == ["index.html"]
 
 
-@pytest.mark.parametrize("where", ["folder", "file/index.html"])
+@pytest.mark.parametrize("where", ["folder", "file/index.html", "n" * 300])
 def test_what_cannot_be_written_says_so(load, tmp_path, where):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("in the way")
