@@ -253,6 +253,7 @@ def derived_flags(script):
     """As a reader of the result file sees them."""
     found = measured(script)
     record = Record(
+        case_id="product",
         samples_s=found.samples.device_s,
         inner=found.inner,
         flops=found.work.flops,

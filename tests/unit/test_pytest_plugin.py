@@ -75,7 +75,8 @@ def test_beside():
 
 def _without_xdist():
     """This process's environment; a worker of xdist must not make its child think it is one."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
+    told = ("PYTEST_XDIST", "COLUMNS")
+    return {key: value for key, value in os.environ.items() if not key.startswith(told)}
 
 
 @dataclass
