@@ -7,7 +7,7 @@ import pytest
 
 from gpubench import cards, program
 from gpubench.errors import Unsupported
-from rungs import compiling, matrix, page
+from rungs import compiling
 from rungs.programs import PROGRAMS
 
 
@@ -79,8 +79,3 @@ def test_denormals_are_kept():
         "ftz" in option or "fast" in option
         for option in next(iter(PROGRAMS.values())).options("90")
     )
-
-
-def test_the_matrix_in_the_docs_is_what_was_compiled(figures):
-    written = page.with_table(page.read(), "matrix", matrix.table(figures))
-    assert written == page.read(), "write it anew: nox -s verification-matrix"

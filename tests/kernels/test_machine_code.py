@@ -3,7 +3,7 @@
 import pytest
 
 from gpubench.program import THREADS
-from rungs import budgets, machine_code
+from rungs import budgets, machine_code, matrix, page
 from rungs.compiling import ARCHITECTURES
 from rungs.programs import PROGRAMS, reduction
 
@@ -106,3 +106,8 @@ def test_loads_are_counted_until_one_is_waited_for():
 def test_threads_are_those_of_the_source():
     source = PROGRAMS["softmax fp32"].source()
     assert f"constexpr int THREADS = {THREADS};" in source
+
+
+def test_the_matrix_in_the_docs_is_what_was_compiled(figures):
+    written = page.with_table(page.read(), "matrix", matrix.table(figures))
+    assert written == page.read(), "write it anew: nox -s verification-matrix"
