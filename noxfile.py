@@ -264,9 +264,21 @@ def written() -> dict[str, int]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; what follows ``--`` goes to pytest, as ``-n 2 --dist loadfile`` may."""
+    """Run the tests, spread over the processors; or, after ``--``, whatever pytest is to run."""
     ready(*needs_of_tests())
-    python(session, "-m", "pytest", *session.posargs)
+    if session.posargs:
+        python(session, "-m", "pytest", *session.posargs)
+        return
+    # By file, since what a file's tests share is expensive: compiled kernels, measured runs. Four
+    # at most, since each imports PyTorch. In the files' order, kernels before units: the longest
+    # come first. A crash ends the run, since a worker in its place may wait for ever. Benchmarks
+    # need the machine to themselves.
+    spread = (
+        *("-n", "logical", "--maxprocesses", "4", "--max-worker-restart", "0"),
+        *("--dist", "loadfile", "--no-loadscope-reorder"),
+    )
+    python(session, "-m", "pytest", *spread, "--ignore", "tests/benchmarks")
+    python(session, "-m", "pytest", "tests/benchmarks")
 
 
 @nox.session

@@ -303,24 +303,25 @@ def read(path: str) -> pa.Table:
     return _conform(path, table)
 
 
-def _refuse_endless(path: str, content: pa.BufferReader) -> None:
-    """A few kilobytes can hold billions of equal values, which no memory would hold decoded."""
-    footer = pq.ParquetFile(content).metadata
-    values = max(
-        (
-            sum(
-                footer.row_group(at).column(column).num_values
-                for at in range(footer.num_row_groups)
-            )
-            for column in range(footer.num_columns)
-        ),
-        default=0,
-    )
+def _refuse_endless(path: str, table: pa.Table) -> None:
+    """A few kilobytes can hold millions of equal values, which take minutes as plain Python.
+
+    Counted once decoded: pyarrow ends the process when it is asked for the columns of a damaged
+    footer.
+    """
+    values = max(map(_values, table.columns), default=0)
     if values > MOST_VALUES:
         raise UnreadableResult(
             f"{path} holds {values:,} values in one column; {MOST_VALUES:,} are read at most",
             "the file was not written by gpubench, or holds many runs: give those one by one",
         )
+
+
+def _values(column: pa.ChunkedArray) -> int:
+    """How many a column has, those inside of lists one by one."""
+    if not pa.types.is_list(column.type):
+        return len(column)
+    return sum(len(chunk.flatten()) for chunk in column.chunks)
 
 
 def _open(path: str) -> pa.Table:
@@ -331,8 +332,6 @@ def _open(path: str) -> pa.Table:
         # without threads: one of Arrow's that still holds a Python stream aborts the exit.
         with _stream(path) as stream:
             content = pa.BufferReader(stream.read_buffer())
-        _refuse_endless(path, content)
-        content.seek(0)
         table = pq.read_table(content, use_threads=False, page_checksum_verification=True)
         table.validate(full=True)
         _ = table.column_names  # decoded only now; a damaged one is no text
@@ -343,6 +342,7 @@ def _open(path: str) -> pa.Table:
             f"{path} is damaged, cut short or not a Parquet file",
             "measure again, or `gpubench run --resume` from an earlier copy",
         ) from error
+    _refuse_endless(path, table)
     return table
 
 

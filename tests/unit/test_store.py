@@ -418,6 +418,31 @@ def test_flipped_bytes_are_refused_or_harmless_and_never_a_crash(flips, whole, t
     store.examine(str(path))
 
 
+FLIPPING = """
+import sys
+from pathlib import Path
+from gpubench import store
+from gpubench.errors import UnreadableResult
+path = Path(sys.argv[1])
+data = path.read_bytes()
+footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+for at in range(footer, footer + 1500, 5):
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    try:
+        store.read(str(path))
+    except UnreadableResult:
+        pass
+"""
+
+
+def test_no_damage_to_the_footer_ends_the_process(whole, tmp_path):
+    """Arrow aborts where it does not expect an exception, which no handler of Python's catches."""
+    path = tmp_path / "footer.parquet"
+    path.write_bytes(whole[0])
+    done = subprocess.run([sys.executable, "-c", FLIPPING, path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @IN_ONE_FOLDER
 @given(place=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_a_flipped_byte_among_the_numbers_is_never_read_as_another_number(
