@@ -369,6 +369,20 @@ def constants_table(constants: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def strangers_table(unseen: dict[str, dict[str, float]]) -> str:
+    """What `strangers` found, by source."""
+    head = (
+        "| source never seen | results / cards | absolute error | in the 80 % interval | "
+        "error once one card is measured | in the 80 % interval |"
+    )
+    lines = [head, "|" + " --- |" * 6]
+    for name, row in unseen.items():
+        shares = ("median", "coverage", "told_median", "told_coverage")
+        cells = [name, f"{row['results']} / {row['cards']}", *(percent(row[s]) for s in shares)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 HEAD = (
     "| results of | results / cards | median error | 90 % below | order | in the 80 % interval | "
     "ratios in theirs | its half-width | peak alone | bandwidth alone | roofline | targets missed |"
@@ -453,16 +467,7 @@ def main() -> None:
     }
     print(markdown(summaries))
     print(f"\n{constants_table(constants)}")
-    print(
-        "\n| source never seen | results / cards | absolute error | in the 80 % interval | ", end=""
-    )
-    print("error once one card is measured | in the 80 % interval |\n|" + " --- |" * 6)
-    for name, row in unseen.items():
-        print(
-            f"| {name} | {row['results']} / {row['cards']} | {percent(row['median'])} | "
-            f"{percent(row['coverage'])} | {percent(row['told_median'])} | "
-            f"{percent(row['told_coverage'])} |"
-        )
+    print(f"\n{strangers_table(unseen)}")
     print(f"\nleft out: {left_out}\nthe data's own disagreement: {noise}")
     if not further and not arguments.without:
         content = {

@@ -20,6 +20,7 @@ from gpubench.efficiency import Observation
 from gpubench.errors import UsageError
 from gpubench.published import Published
 from gpubench.record import FAILURES
+from gpubench.render import missing
 from gpubench.workload import PRECISION_BYTES, Work, format_value, parse_case_id
 
 NETWORKS = Path(__file__).parent / "data" / "networks.csv"
@@ -255,9 +256,9 @@ def _is_of_its_case(row: Mapping[Hashable, Any]) -> bool:
         return False
     known = {} if declared is None else {"flops": declared.flops, "bytes": declared.bytes}
     return all(
-        math.isclose(row[name] or 0.0, amount, rel_tol=0.01)
+        math.isclose(0.0 if missing(row[name]) else row[name], amount, rel_tol=0.01)
         for name, amount in known.items()
-        if amount is not None and row[name] is not None and not math.isnan(row[name])
+        if amount is not None
     )
 
 

@@ -77,7 +77,7 @@ MAY_IMPORT = {
         "errors",
     },
     "efficiency": {"cards", "workload"},
-    "evidence": {"cards", "efficiency", "errors", "published", "record", "workload"},
+    "evidence": {"cards", "efficiency", "errors", "published", "record", "render", "workload"},
     "predict": {"cards", "efficiency", "estimate", "evidence", "published", "workload", "errors"},
     "modelled": {"cards", "evidence", "predict", "names", "render", "suite", "workload"},
     "listing": {"plugins", "cards", "published", "render", "workload", "suite", "job", "errors"},

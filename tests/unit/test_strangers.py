@@ -77,10 +77,12 @@ def test_a_sound_file_teaches_and_scores(tmp_path, capsys):
     "lie",
     [
         lambda one: {"flops": one["flops"] / 10, "bytes": one["bytes"] / 10},
+        lambda _: {"flops": None, "bytes": None},
+        lambda _: {"flops": math.nan, "bytes": 1.0},
         lambda one: {"params": one["params"] | {"precision": "int8"}},
         lambda _: {"workload": "mnist"},
     ],
-    ids=["work", "parameters", "workload"],
+    ids=["work", "no work", "half the work", "parameters", "workload"],
 )
 def test_what_is_not_its_cases_own_counts_for_nothing(tmp_path, lie):
     path = written(tmp_path, [one | lie(one) for one in map(row, BALANCED)])
