@@ -33,7 +33,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 MASTER = 4  # bytes of a float32 weight, gradient or sum
 # What the caching allocator rounds up and can't use: assumed.
 RESERVE_SHARE = 0.05
-LARGEST_BATCH = 2**20
+LARGEST_BATCH = 2**20  # far beyond any use; bounds what a job may ask and the search
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,10 @@ class Job:
         return Memory(moment, parts)
 
     def largest_batch(self, memory_bytes: float) -> int:
-        """The most sequences a step can have in that much memory; 0 where not even one fits."""
+        """The most sequences a step can have in that much memory, up to ``LARGEST_BATCH``.
+
+        0 where not even one fits.
+        """
 
         def fits(batch: int) -> bool:
             return replace(self, batch=batch).memory().total_bytes <= memory_bytes

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gpubench import plugins
 from gpubench.errors import UsageError
-from gpubench.job import HEADS, METHODS, PRECISIONS, STATE_BYTES, Job, get_model
+from gpubench.job import HEADS, LARGEST_BATCH, METHODS, PRECISIONS, STATE_BYTES, Job, get_model
 from gpubench.workloads import bert as bert_workload
 
 GIB = 2**30
@@ -300,7 +300,13 @@ def test_the_largest_batch_fits_and_one_more_does_not(job, gibibytes):
     largest = job.largest_batch(gibibytes * GIB)
     if largest:
         assert replace(job, batch=largest).memory().total_bytes <= gibibytes * GIB
-    assert replace(job, batch=largest + 1).memory().total_bytes > gibibytes * GIB
+    if largest < LARGEST_BATCH:
+        assert replace(job, batch=largest + 1).memory().total_bytes > gibibytes * GIB
+
+
+def test_no_memory_makes_a_batch_larger_than_a_job_may_have():
+    shortest = Job(get_model("bert-base"), sequence=1, checkpointing=True)
+    assert shortest.largest_batch(1e4 * GIB) == LARGEST_BATCH
 
 
 def test_adapters_and_four_bits_each_save_memory():
