@@ -8,7 +8,8 @@ from hypothesis import settings
 from gpubench.record import Record
 from rungs import compilers
 
-# An example may take as long as a busy machine makes it take.
+# An example may take as long as a busy machine makes it take. The rest is hypothesis' own: where
+# the variable CI is set, it draws the same examples for the same code.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench import plugins
+from gpubench import evidence, plugins
 from gpubench.errors import UsageError
 from gpubench.job import HEADS, LARGEST_BATCH, METHODS, PRECISIONS, STATE_BYTES, Job, get_model
 from gpubench.workloads import bert as bert_workload
@@ -251,6 +251,19 @@ def test_traffic_is_that_of_states_at_one_token_and_of_activations_at_many():
     assert one == pytest.approx((2 * 4 + 28 + 4) * model.parameters, rel=0.05)
     per_token = Job(model, precision="fp32", batch=8, sequence=1024).work().bytes / 8192
     assert per_token < one / 100
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_a_job_is_the_work_that_the_case_of_its_model_is(size, precision):
+    """So the two are predicted alike; the case names no optimizer, which a large step hides."""
+    declared = bert_workload.work(size, 32, 384, precision)
+    params = {"size": size, "batch": "32", "sequence": "384", "precision": precision}
+    case, _, launches = evidence.step_of("bert", params, declared)
+    job = Job(get_model(f"bert-{size}"), precision=precision, batch=32, sequence=384)
+    assert job.work().flops == pytest.approx(case.flops, rel=1e-6)
+    assert job.work().bytes == pytest.approx(case.bytes, rel=0.06)
+    assert job.launches == pytest.approx(launches, rel=0.02)
 
 
 # --- what must hold of any job --------------------------------------------------------------
