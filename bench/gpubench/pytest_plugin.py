@@ -313,6 +313,11 @@ class Session(Fixtures):
         wanted, storage = self.config.option.gpubench_baseline, self._benchmarks.storage
         if not wanted:
             self._saved = [(str(path), document) for path, document in storage.load()][-1:]
+            if not self._saved and storage.query():  # which a gate must not take for a first run
+                raise pytest.UsageError(
+                    f"none of the saved runs in {storage} can be read; remove them, and "
+                    f"`--benchmark-autosave --gpubench-trials {DEFAULT_TRIALS}` saves a new one"
+                )
             return
         # By the name given to --benchmark-save, else whatever --benchmark-compare takes.
         found = [

@@ -251,6 +251,17 @@ def test_a_first_run_passes_and_says_how_to_save_one(make_project):
     assert "--benchmark-autosave --gpubench-trials 1" in done.stdout
 
 
+def test_a_gate_whose_saved_runs_are_all_unreadable_is_closed(make_project):
+    project = make_project()
+    assert project.pytest("--benchmark-autosave", "--gpubench-trials=1").returncode == 0
+    (saved,) = project.saved
+    saved.write_text(saved.read_text()[:100])
+    done = check(project)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "none of the saved runs in" in done.stderr
+    assert "passed" not in done.stdout
+
+
 def test_a_trial_that_dies_is_told_and_costs_no_more_than_itself(make_project):
     dying = "import os\n" + TEN_LINES.replace(
         "    assert gpu",
