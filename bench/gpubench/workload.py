@@ -21,7 +21,7 @@ machine that can't run it; rates are derived when results are read.
 import hashlib
 import io
 import tokenize
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -133,7 +133,7 @@ def parse_case_id(case_id: str) -> tuple["Workload", dict[str, Value]]:
 
     Raises:
         UsageError: there is no such workload, an axis is missing or unknown, or a value is of
-            another type than the axis has.
+            another type than the axis has, or not above zero though all of the axis' own are.
     """
     name, _, inside = case_id.partition(":")
     found = get_workload(name)
@@ -144,7 +144,10 @@ def parse_case_id(case_id: str) -> tuple["Workload", dict[str, Value]]:
     for axis, values in found.axes.items():
         if axis not in texts:
             raise UsageError(f"{case_id!r} lacks {axis}", f"{name} has {', '.join(found.axes)}")
-        params[axis] = _parse_value(texts[axis], values[0], f"{case_id!r}: {axis}")
+        value = _parse_value(texts[axis], values[0], f"{case_id!r}: {axis}")
+        if _are_sizes(values) and not _are_sizes([value]):
+            raise UsageError(f"{case_id!r}: {axis} is not above zero", f"such as {values[0]}")
+        params[axis] = value
     return found, params
 
 
@@ -155,6 +158,11 @@ def _parse_value(text: str, like: Value, where: str) -> Value:
     except (KeyError, ValueError) as error:
         kind = type(like).__name__
         raise UsageError(f"{where} = {text!r} is no {kind}", f"such as {like!r}") from error
+
+
+def _are_sizes(values: Iterable[Value]) -> bool:
+    """Whether all are numbers above zero."""
+    return all(not isinstance(one, bool | str) and one > 0 for one in values)
 
 
 def format_value(value: Value) -> str:

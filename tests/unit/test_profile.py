@@ -87,7 +87,12 @@ def test_a_bad_profile_is_refused_with_the_key(tmp_path, change, words):
             "attention:batch=1,heads=1,sequence=1,head_dim=1,causal=maybe,direction=f,precision=x",
             "bool",
         ),
-        ("memory:operation=copy,mib=-5,precision=fp32", "work that no step can have"),
+        ("memory:operation=copy,mib=-5,precision=fp32", "mib is not above zero"),
+        ("memory:operation=copy,mib=0,precision=fp32", "mib is not above zero"),
+        (
+            "bert:size=base,batch=-32,sequence=-128,precision=bf16",
+            "batch is not above zero",
+        ),
         ("memory:operation=copy,mib=5,precision=zz", "has no work: KeyError: 'zz'"),
         (f"memory:operation=copy,mib={'9' * 400},precision=fp32", "work that no step can have"),
         (f"gemm:shape={'9' * 5000}x1x1,precision=fp32", "has no work: ValueError"),
