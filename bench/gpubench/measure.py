@@ -227,6 +227,9 @@ def _launch(device: Device, prepared: Prepared, cache: Cache, rule: StopRule, wo
     note = None
     if rule.graph and flushed:
         note = "not used: inside a graph only copies that take turns stay cold"
+    elif rule.graph and prepared.waits:
+        # Nor tried: what a refused capture breaks off in the middle is the step's own state.
+        note = "not used: the step waits for the device"
     elif rule.graph:
         repeated = steps * max(1, round(GRAPH_STEPS / len(steps)))
         try:

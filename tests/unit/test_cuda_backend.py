@@ -106,12 +106,18 @@ class FakeTorch(SimpleNamespace):
             backends=SimpleNamespace(
                 cuda=SimpleNamespace(
                     matmul=SimpleNamespace(
+                        allow_tf32=False,
                         fp32_precision="none",
                         allow_fp16_reduced_precision_reduction=True,
                         allow_bf16_reduced_precision_reduction=True,
                     )
                 ),
-                cudnn=SimpleNamespace(benchmark=True, conv=SimpleNamespace(fp32_precision="tf32")),
+                cudnn=SimpleNamespace(
+                    benchmark=True,
+                    allow_tf32=True,
+                    conv=SimpleNamespace(fp32_precision="tf32"),
+                    rnn=SimpleNamespace(fp32_precision="tf32"),
+                ),
             ),
             cuda=SimpleNamespace(
                 Event=Event,
@@ -211,6 +217,7 @@ def test_steps_of_a_training_loop_follow_each_other_with_no_help_for_the_host(de
         ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1"),
         ("CUDA_LAUNCH_BLOCKING", "1"),
         ("PYTORCH_NO_CUDA_MEMORY_CACHING", "1"),
+        ("PYTORCH_NO_CUDA_MEMORY_CACHING", "0"),
         ("PYTORCH_TUNABLEOP_ENABLED", "1"),
         ("CUBLAS_EMULATE_SINGLE_PRECISION", "1"),
         ("CUBLAS_EMULATE_DOUBLE_PRECISION", "1"),
@@ -293,28 +300,88 @@ def test_what_a_step_takes_is_learnt_from_the_last_call_and_not_from_the_timers_
 def test_tf32_is_on_for_tf32_only_and_sums_stay_in_fp32(device, api):
     backends = device.torch.backends
     if api == "old":
-        del backends.cuda.matmul.fp32_precision
-        backends.cuda.matmul.allow_tf32 = False
-        backends.cudnn = SimpleNamespace(allow_tf32=True, benchmark=True)
+        del backends.cuda.matmul.fp32_precision, backends.cudnn.conv, backends.cudnn.rnn
 
     def state():
-        matmul = backends.cuda.matmul
-        if api == "old":
-            return matmul.allow_tf32, backends.cudnn.allow_tf32
-        return matmul.fp32_precision, backends.cudnn.conv.fp32_precision
+        matmul, cudnn = backends.cuda.matmul, backends.cudnn
+        old = (matmul.allow_tf32, cudnn.allow_tf32)
+        new = () if api == "old" else (matmul, cudnn.conv, cudnn.rnn)
+        return old + tuple(owner.fp32_precision for owner in new)
 
     before = state()
     with device.mode("tf32"):
-        assert state() == ((True, True) if api == "old" else ("tf32", "tf32"))
+        assert set(state()) == ({True} if api == "old" else {True, "tf32"})
     for precision in ("fp32", "fp16", "bf16", "fp64", None):
         with device.mode(precision):
-            assert state() == ((False, False) if api == "old" else ("ieee", "ieee"))
+            assert set(state()) == ({False} if api == "old" else {False, "ieee"})
             assert not backends.cuda.matmul.allow_fp16_reduced_precision_reduction
             assert not backends.cuda.matmul.allow_bf16_reduced_precision_reduction
             assert not backends.cudnn.benchmark
     assert state() == before
     assert backends.cudnn.benchmark
     assert backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+
+
+@pytest.fixture
+def torchs_own(device, monkeypatch):
+    """The double with the settings of the installed torch, which also a build for CPUs has."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(device.torch, "backends", torch.backends)
+    return device
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_torch_and_what_compiles_for_it_can_read_the_precision_under_each_name(
+    torchs_own, precision
+):
+    torch = pytest.importorskip("torch")
+    wanted = precision == "tf32"
+    with torchs_own.mode(precision):
+        assert torch.get_float32_matmul_precision() == ("high" if wanted else "highest")
+        assert torch.backends.cuda.matmul.allow_tf32 is wanted
+        assert torch.backends.cudnn.rnn.fp32_precision == ("tf32" if wanted else "ieee")
+        with torch.backends.cudnn.flags(enabled=False):  # reads and restores all of them
+            pass
+        assert torch.backends.cudnn.allow_tf32 is wanted
+
+
+@pytest.mark.parametrize("pair", [(True, True), (False, True), (False, False)])
+def test_a_users_own_settings_are_as_before(torchs_own, pair):
+    """Torch takes a pair for sums of halves, and tells its parts under two names."""
+    backends = torchs_own.torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
+
+    def state():
+        halves = [f"allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")]
+        names = [name + part for name in halves for part in ("", "_split_k")]
+        owners = [(matmul, name) for name in names]
+        owners += [(owner, "fp32_precision") for owner in (matmul, cudnn.conv, cudnn.rnn)]
+        return [getattr(owner, name) for owner, name in [*owners, (cudnn, "benchmark")]]
+
+    usual = state()
+    try:
+        matmul.allow_fp16_reduced_precision_reduction = pair
+        matmul.allow_bf16_reduced_precision_reduction = pair
+        before = state()
+        with torchs_own.mode("tf32"):
+            assert not matmul.allow_fp16_reduced_precision_reduction
+        assert state() == before
+    finally:
+        matmul.allow_fp16_reduced_precision_reduction = (usual[0], usual[1])
+        matmul.allow_bf16_reduced_precision_reduction = (usual[2], usual[3])
+
+
+def test_settings_that_torch_refuses_to_tell_are_left_to_their_new_names(torchs_own):
+    """A user who mixes old and new names for TF32 gets the new ones back."""
+    matmul = torchs_own.torch.backends.cuda.matmul
+    usual = matmul.allow_tf32
+    matmul.fp32_precision = "tf32"
+    with pytest.raises(RuntimeError):
+        assert matmul.allow_tf32
+    with torchs_own.mode("fp32"):
+        assert matmul.fp32_precision == "ieee"
+    assert matmul.fp32_precision == "tf32"
+    matmul.allow_tf32 = usual
 
 
 def test_memory_is_counted_from_the_reset_on(device):
@@ -887,8 +954,9 @@ def test_a_card_is_opened_by_its_number_on_the_bus(monkeypatch):
 
 def test_variables_that_change_nothing_are_no_reason_to_refuse(monkeypatch):
     for name, (harmless, _) in cuda.OVERRIDES.items():
-        monkeypatch.setenv(name, harmless[-1])
-    cuda._refuse_overrides()
+        for value in harmless:
+            monkeypatch.setenv(name, value)
+            cuda._refuse_overrides()
 
 
 def test_without_torch_the_line_to_install_it_is_that_of_the_card(monkeypatch):

@@ -153,6 +153,18 @@ def test_where_no_graph_can_be_captured_the_row_says_so_and_is_measured_all_the_
     assert measured.samples.device_s
 
 
+def test_no_graph_of_a_step_that_waits_for_the_device_is_even_tried():
+    """A refused capture breaks off GradScaler in the middle, and its next step is not scaled."""
+    device = on_card(noise=0.0)
+    prepare, tried = device.prepare, []
+    device.prepare = lambda *arguments: replace(prepare(*arguments), waits=True)
+    device.capture = tried.append
+    measured = measure(device, SMALL, StopRule(graph=True))
+    assert measured.notes["graph"] == "not used: the step waits for the device"
+    assert measured.samples.device_s
+    assert not tried
+
+
 @pytest.mark.parametrize("spoils", [False, True])
 @pytest.mark.parametrize(("case", "status"), [(SMALL, "ok"), (LACKED, "unsupported")])
 def test_a_process_that_a_capture_spoilt_ends_with_its_case_whatever_came_of_that(

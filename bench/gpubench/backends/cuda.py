@@ -33,7 +33,8 @@ OVERRIDES = {
     "NVIDIA_TF32_OVERRIDE": (("",), "libraries use TF32 for FP32, or never use it"),
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": (("", "0"), "torch uses TF32 for FP32"),
     "CUDA_LAUNCH_BLOCKING": (("", "0"), "each launch waits for its end"),
-    "PYTORCH_NO_CUDA_MEMORY_CACHING": (("", "0"), "each step asks the driver for memory"),
+    # torch 2.6 asks only whether it is there (pytorch issue 145661).
+    "PYTORCH_NO_CUDA_MEMORY_CACHING": ((), "each step asks the driver for memory"),
     "PYTORCH_TUNABLEOP_ENABLED": (
         ("", "0"),
         "torch picks an algorithm by timing",
@@ -99,7 +100,7 @@ def _refuse_overrides() -> None:
         EnvironmentRefused: one of them is set.
     """
     for name, (harmless, effect) in OVERRIDES.items():
-        if os.environ.get(name, "") not in harmless:
+        if name in os.environ and os.environ[name] not in harmless:
             raise EnvironmentRefused(f"{name} is set: {effect}", f"unset {name}")
 
 
@@ -193,23 +194,19 @@ class CudaDevice(Device):
 
     def _settings(self, precision: str | None) -> list[tuple[Any, str, object]]:
         """What torch is to be set to for a case: the owner of each setting, its name, its value."""
-        backends = self.torch.backends
-        matmul = backends.cuda.matmul
+        cudnn, matmul = self.torch.backends.cudnn, self.torch.backends.cuda.matmul
         tf32 = precision == "tf32"
-        # torch 2.9 replaced allow_tf32, and refuses a mixture of the old names and the new.
         settings: list[tuple[Any, str, object]]
+        settings = [(matmul, "allow_tf32", tf32), (cudnn, "allow_tf32", tf32)]
+        # Names since torch 2.9. Both have to say the same: else torch refuses to tell the old.
         if hasattr(matmul, "fp32_precision"):
-            settings = [
-                (matmul, "fp32_precision", "tf32" if tf32 else "ieee"),
-                (backends.cudnn.conv, "fp32_precision", "tf32" if tf32 else "ieee"),
-            ]
-        else:
-            settings = [(matmul, "allow_tf32", tf32), (backends.cudnn, "allow_tf32", tf32)]
+            owners = (matmul, cudnn.conv, cudnn.rnn)
+            settings += [(owner, "fp32_precision", "tf32" if tf32 else "ieee") for owner in owners]
         settings += [
             (matmul, "allow_fp16_reduced_precision_reduction", False),
             (matmul, "allow_bf16_reduced_precision_reduction", False),
             # Autotuning may choose another algorithm in each process.
-            (backends.cudnn, "benchmark", False),
+            (cudnn, "benchmark", False),
         ]
         if hasattr(matmul, "allow_fp16_accumulation"):
             settings.append((matmul, "allow_fp16_accumulation", False))
@@ -224,7 +221,7 @@ class CudaDevice(Device):
         was_tuned = tunable is not None and tunable.is_enabled()
         self.torch.cuda.empty_cache()  # the last case's tensors are gone by now
         self._host_s = self._device_s = 0.0
-        before = [getattr(owner, name) for owner, name, _ in settings]
+        before = [(owner, name, _setting(owner, name)) for owner, name, _ in settings]
         try:
             for owner, name, value in settings:
                 setattr(owner, name, value)
@@ -235,8 +232,9 @@ class CudaDevice(Device):
         finally:
             if was_tuned:
                 tunable.enable(True)
-            for (owner, name, _), value in zip(settings, before, strict=True):
-                setattr(owner, name, value)
+            for owner, name, value in before:
+                if value is not None:
+                    setattr(owner, name, value)
 
     @cached_property
     def _eviction_buffer(self) -> Any:
@@ -463,6 +461,17 @@ class CudaDevice(Device):
             info = _nvml.identify(name, properties.name, properties.total_memory, capability)
         cache_bytes = getattr(properties, "L2_cache_size", None)
         return replace(info, name=name, cache_bytes=info.cache_bytes or cache_bytes)
+
+
+def _setting(owner: Any, name: str) -> object:
+    """What torch is set to, as it takes it back; None where it refuses to tell."""
+    try:
+        value = getattr(owner, name)
+    except RuntimeError:  # old and new names for TF32 say different things
+        return None
+    # Since torch 2.10 (pull request 164766) a pair, of which this name tells the first alone.
+    split = getattr(owner, f"{name}_split_k", None)
+    return value if split is None else (value, split)
 
 
 def _first_line(error: BaseException) -> str:
