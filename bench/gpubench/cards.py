@@ -61,6 +61,9 @@ MOST_NAMED = 8
 
 # Drivers keep up to 8 % of the memory back, most of it for error correction (T4: 14.7 of 16 GiB).
 MEMORY_TOLERANCE = 0.15
+# Boards run their memory a few per cent faster or slower than the row; another kind of it is
+# further off (GTX 1650: 128 or 192 GB/s, RTX 3060 Ti: 448 or 608).
+BANDWIDTH_TOLERANCE = 0.10
 
 
 @dataclass(frozen=True)
@@ -228,22 +231,37 @@ def _search(name: str) -> str:
     return "`gpubench list cards`"
 
 
-def find_card(driver_name: str, memory_bytes: int | None) -> Card | None:
+def find_card(
+    driver_name: str, memory_bytes: int | None, bandwidth: float | None = None
+) -> Card | None:
     """The card that a driver reports under ``driver_name``; None if the catalogue lacks it.
 
     Where several share the name, the one whose memory is nearest, the user's own first. A card of
-    that name with other memory (RTX 3060 8 GB, RTX 3050 6 GB) is another card, with other peaks.
+    that name with more or faster memory (RTX 3060 8 GB, GTX 1650 with GDDR6) is another card, with
+    other peaks.
+
+    Args:
+        driver_name: of the card, with the maker's prefix or without.
+        memory_bytes: that the driver tells of; None is unknown.
+        bandwidth: of the memory in bytes/s, by its clock and width; None is unknown.
     """
     wanted = _plain(driver_name)
     matches = [card for card in catalogue().values() if wanted in map(_plain, card.driver_names)]
     matches.sort(key=lambda card: not card.own)
-    if not matches:
-        return None
+    matches = [card for card in matches if _has_bandwidth(card, bandwidth)]
     if memory_bytes is None:
         return matches[0] if len(matches) == 1 else None
-    nearest = min(matches, key=lambda card: abs(card.memory_bytes - memory_bytes))
-    share = memory_bytes / nearest.memory_bytes
-    return nearest if abs(share - 1) <= MEMORY_TOLERANCE else None
+    nearest = min(matches, key=lambda card: abs(card.memory_bytes - memory_bytes), default=None)
+    if nearest is None or abs(memory_bytes / nearest.memory_bytes - 1) > MEMORY_TOLERANCE:
+        return None
+    return nearest
+
+
+def _has_bandwidth(card: Card, bandwidth: float | None) -> bool:
+    """Whether a reading doesn't speak against it; what users say of their own cards counts."""
+    if bandwidth is None or card.own:
+        return True
+    return abs(bandwidth / card.bandwidth - 1) <= BANDWIDTH_TOLERANCE
 
 
 def _plain(name: str) -> str:

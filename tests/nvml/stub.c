@@ -127,6 +127,8 @@ TELLS(MaxPcieLinkWidth, unsigned, 16)
 TELLS(CurrPcieLinkWidth, unsigned, 16)
 TELLS(CurrPcieLinkGeneration, unsigned, 1)
 TELLS(CurrentClocksThrottleReasons, Wide, 1)    /* idle */
+TELLS(MemoryBusWidth, unsigned, 384)
+TELLS_OF(MaxClockInfo, 9751)
 TELLS_OF(Temperature, 45)
 TELLS_OF(TemperatureThreshold, 90)
 TELLS_TWO(EccMode, 0, value / 16)               /* as it is, and 16 times as it will be */
@@ -156,6 +158,29 @@ EXPORT Return nvmlDeviceGetTemperatureV(Handle device, struct Temperature *told)
     return code;
 }
 #endif
+
+enum { POWER_INSTANT = 186, NOT_SUPPORTED = 3 };
+
+struct Field {
+    unsigned id, scope;
+    long long at, latency;
+    int type, code;
+    union { unsigned number; Wide room; } value;
+};
+
+/* In mW, under the name "PowerInstant"; a driver before 530 doesn't know the field. */
+EXPORT Return nvmlDeviceGetFieldValues(Handle device, int count, struct Field *told) {
+    double value;
+    for (int i = 0; i < count; i++) {
+        told[i].code = told[i].id == POWER_INSTANT ? answer("PowerInstant", device, 250000, &value)
+                                                   : NOT_SUPPORTED;
+#ifdef OLD_DRIVER
+        told[i].code = NOT_SUPPORTED;
+#endif
+        if (told[i].code == SUCCESS) told[i].value.number = (unsigned)value;
+    }
+    return SUCCESS;
+}
 
 struct Memory { Wide total, free, used; };
 

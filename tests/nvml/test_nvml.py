@@ -187,7 +187,7 @@ FUNCTIONS = {
     "ComputeRunningProcesses": "other processes",
     "MemoryInfo": "memory",
     "BAR1MemoryInfo": "resizable BAR",
-    "PowerUsage": "sensors",
+    "PowerInstant": "sensors",
     "TotalEnergyConsumption": "sensors",
     "DriverVersion": "driver",
 }
@@ -316,7 +316,7 @@ def measured(stubbed, tmp_path):
 
 def test_a_trace_of_the_sensors_is_in_the_row_and_raises_its_flags(measured):
     found = measured(
-        f"PowerUsage = {'100000 200000 300000 ' * 20}\n"
+        f"PowerInstant = {'100000 200000 300000 ' * 20}\n"
         f"CurrentClocksEventReasons = {'1 1 4 ' * 20}\n"
         f"Clock = {'1500 1500 1200 ' * 20}\n"
         "ComputeRunningProcesses = 2\n"
@@ -333,12 +333,13 @@ def test_a_trace_of_the_sensors_is_in_the_row_and_raises_its_flags(measured):
 def test_an_old_driver_measures_with_what_it_tells(measured):
     found = measured("Temperature = 61\nCurrentClocksThrottleReasons = 32", age="old")
     assert found.temperature_c.mean == 61
+    assert found.power_w is None  # it tells the last second's mean only
     assert "throttled_thermal" in found.flags
 
 
 def test_a_card_without_sensors_measures_with_nulls(measured):
     names = (
-        "PowerUsage",
+        "PowerInstant",
         "Clock",
         "MemoryClock",
         "TemperatureV",

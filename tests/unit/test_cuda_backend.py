@@ -654,7 +654,9 @@ class Library(SimpleNamespace):
         self.failing, self.error = set(failing), error
         known = {
             "ClockInfo": lambda handle, kind: {1: 1980, 2: 1593}[kind],
-            "PowerUsage": lambda handle: 312_500,
+            "FieldValues": lambda handle, fields: [self.field(*fields)],
+            "PowerUsage": lambda handle: 311_000,
+            "CudaComputeCapability": lambda handle: [8, 0],
             "TemperatureV": lambda handle, sensor: 61,
             "Temperature": lambda handle, sensor: 60,
             "TotalEnergyConsumption": lambda handle: 7_000_500,
@@ -669,6 +671,8 @@ class Library(SimpleNamespace):
             NVML_CLOCK_SM=pynvml.NVML_CLOCK_SM,
             NVML_CLOCK_MEM=pynvml.NVML_CLOCK_MEM,
             NVML_TEMPERATURE_GPU=pynvml.NVML_TEMPERATURE_GPU,
+            NVML_FI_DEV_POWER_INSTANT=pynvml.NVML_FI_DEV_POWER_INSTANT,
+            NVML_SUCCESS=pynvml.NVML_SUCCESS,
             NVMLError=pynvml.NVMLError,
         )
         for name, answer in (known | answers).items():
@@ -682,6 +686,12 @@ class Library(SimpleNamespace):
             return answer(*arguments)
 
         return call
+
+    def field(self, number):
+        """The only field that is asked for."""
+        known = number == pynvml.NVML_FI_DEV_POWER_INSTANT and "Field" not in self.failing
+        code = pynvml.NVML_SUCCESS if known else self.error
+        return SimpleNamespace(nvmlReturn=code, value=SimpleNamespace(uiVal=312_500))
 
     def card_of_slice(self, handle):
         if "MIG" not in handle:
@@ -717,7 +727,6 @@ def test_a_reading_is_in_base_units(library):
     [
         ("ClockInfo", "clock_hz"),
         ("ClockInfo", "memory_clock_hz"),
-        ("PowerUsage", "power_w"),
         ("TotalEnergyConsumption", "energy_j"),
     ],
 )
@@ -758,6 +767,22 @@ def test_an_older_driver_is_asked_by_the_names_it_knows(library, how, new, old, 
     assert getattr(_nvml.sensors("GPU-1").reading(), column) is None
 
 
+@pytest.mark.parametrize("how", [{"missing": ("FieldValues",)}, {"failing": ("Field",)}])
+@pytest.mark.parametrize(
+    ("capability", "power_w"), [((7, 5), 311.0), ((8, 0), 311.0), ((8, 6), None), ((9, 0), None)]
+)
+def test_power_is_as_of_now_or_null(library, how, capability, power_w):
+    """By the plain call, GA100 and older cards tell it as of now, others the last second's mean."""
+    for which, expected in ((how, power_w), ({}, 312.5)):
+        library(CudaComputeCapability=lambda handle: list(capability), **which)
+        assert _nvml.sensors("GPU-1").reading().power_w == expected
+
+
+def test_power_that_no_call_tells_is_null_alone(library):
+    library(failing=("FieldValues", "PowerUsage"))
+    assert _nvml.sensors("GPU-1").reading() == replace(WHOLE, power_w=None)
+
+
 def test_a_card_that_is_lost_on_the_way_gives_readings_of_nulls(library):
     fake = library()
     sensors = _nvml.sensors("GPU-1")
@@ -770,7 +795,10 @@ def test_a_card_that_is_lost_on_the_way_gives_readings_of_nulls(library):
 
 def test_a_zero_is_a_reading(library):
     zero = lambda *arguments: 0  # noqa: E731
-    library(PowerUsage=zero, TemperatureV=zero, CurrentClocksEventReasons=zero)
+    library(
+        missing=("FieldValues",),
+        **dict.fromkeys(("PowerUsage", "TemperatureV", "CurrentClocksEventReasons"), zero),
+    )
     found = _nvml.sensors("GPU-1").reading()
     assert (found.power_w, found.temperature_c, found.throttle) == (0.0, 0.0, ())
 
@@ -878,6 +906,8 @@ def described(library, monkeypatch, setting, **different):
         "EccMode": lambda handle: [1, 1],
         "MaxPcieLinkGeneration": lambda handle: 4,
         "MaxPcieLinkWidth": lambda handle: 16,
+        "MaxClockInfo": lambda handle, kind: {pynvml.NVML_CLOCK_MEM: 1215}[kind],
+        "MemoryBusWidth": lambda handle: 5120,
     }
     fake = library(**(answers | different))
     fake.nvmlSystemGetDriverVersion = lambda: "580.1"

@@ -69,9 +69,8 @@ def checks(name: str) -> Iterator[Check]:
         for info, handle in _nvml.numbered(nvml):
             if handle is None or name not in ("", info.name):
                 continue
-            parent = _nvml.read(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
             card = catalogue().get(info.card_id)
-            subject = Subject(info, card, _nvml.Sensors(nvml, handle, parent))
+            subject = Subject(info, card, _nvml.Sensors.of(nvml, handle))
             for what, look in CHECKS.items():
                 yield Check(info.name, what, partial(look, subject))
 

@@ -111,14 +111,25 @@ def describe(nvml: Any, handle: Any, name: str) -> DeviceInfo:
     # An idle link reports generation 1, so the most that card and slot can do is kept.
     generation = read(nvml.nvmlDeviceGetMaxPcieLinkGeneration, card)
     width = read(nvml.nvmlDeviceGetMaxPcieLinkWidth, card)
+    bandwidth = None if parent else _bandwidth(nvml, card)
     return replace(
-        identify(name, card_name, int(memory.total) if memory else None, capability),
+        identify(name, card_name, int(memory.total) if memory else None, capability, bandwidth),
         uuid=read(nvml.nvmlDeviceGetUUID, handle),
         driver=read(nvml.nvmlSystemGetDriverVersion),
         power_limit_w=limit / 1000 if limit else None,
         ecc=bool(ecc[0]) if ecc else None,
         pcie=f"{generation}.0 x{width}" if generation and width else None,
     )
+
+
+def _bandwidth(nvml: Any, card: Any) -> float | None:
+    """Bytes/s of the memory at its highest clock: the library tells half of what a pin transfers.
+
+    As MHz and bits: 9751 and 384 of an RTX 3090, 877 and 4096 of a V100.
+    """
+    clock = read(nvml.nvmlDeviceGetMaxClockInfo, card, nvml.NVML_CLOCK_MEM)
+    width = read(nvml.nvmlDeviceGetMemoryBusWidth, card)
+    return 2 * clock * 1e6 * width / 8 if clock and width else None
 
 
 def _unknown_slice(nvml: Any, name: str) -> DeviceInfo:
@@ -135,11 +146,22 @@ class Sensors:
     Attributes:
         handle: of what computes here: a card, or a MIG slice of one.
         parent: the card that a slice is of; None of a card itself.
+        averages: the library's power is the mean of the last second, as from Ampere on, but for
+            GA100 (A100, A30).
     """
 
     nvml: Any
     handle: Any
     parent: Any = None
+    averages: bool = False
+
+    @classmethod
+    def of(cls, nvml: Any, handle: Any) -> "Sensors":
+        """Those of a card or a slice that the library knows by this handle."""
+        parent = read(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
+        capability = read(nvml.nvmlDeviceGetCudaComputeCapability, parent or handle)
+        averages = capability is not None and tuple(capability) > (8, 0)
+        return cls(nvml, handle, parent, averages)
 
     def reading(self) -> Reading:
         """Everything as of now; each value stands alone.
@@ -150,8 +172,7 @@ class Sensors:
         nvml = self.nvml
         clock = self.ask("ClockInfo", nvml.NVML_CLOCK_SM)  # in MHz
         memory_clock = self.ask("ClockInfo", nvml.NVML_CLOCK_MEM)
-        # In mW; from Ampere on, but for GA100 (A100, A30), it is the mean of the last second.
-        power = None if self.parent else self.ask("PowerUsage")
+        power = None if self.parent else self._power()  # in mW
         energy = None if self.parent else self.ask("TotalEnergyConsumption")  # in mJ
         temperature = self.ask("TemperatureV", nvml.NVML_TEMPERATURE_GPU)
         if temperature is None:  # an older driver or binding
@@ -168,6 +189,16 @@ class Sensors:
             throttle=None if reasons is None else throttle_names(reasons),
             other_processes=self._other_processes(),
         )
+
+    def _power(self) -> Any:
+        """As of now, in mW; None where a driver before 530 tells of the last second only.
+
+        Most steps are measured for less than a second, right after the card was idle.
+        """
+        fields = self.ask("FieldValues", [self.nvml.NVML_FI_DEV_POWER_INSTANT])
+        if fields is not None and fields[0].nvmlReturn == self.nvml.NVML_SUCCESS:
+            return fields[0].value.uiVal
+        return None if self.averages else self.ask("PowerUsage")
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """``nvmlDeviceGet`` + ``what`` of the card; None where card, driver or binding lack it."""
@@ -206,10 +237,7 @@ def sensors(uuid: str | None) -> Sensors | None:
     except (pynvml.NVMLError, OSError):
         return None
     handle = read(pynvml.nvmlDeviceGetHandleByUUID, uuid) if uuid else None
-    if not handle:
-        return None
-    parent = read(pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
-    return Sensors(pynvml, handle, parent)
+    return Sensors.of(pynvml, handle) if handle else None
 
 
 def throttle_names(reasons: int) -> tuple[str, ...]:
@@ -222,10 +250,14 @@ def throttle_names(reasons: int) -> tuple[str, ...]:
 
 
 def identify(
-    name: str, card_name: str, memory_bytes: int | None, capability: tuple[int, int] | None
+    name: str,
+    card_name: str,
+    memory_bytes: int | None,
+    capability: tuple[int, int] | None,
+    bandwidth: float | None = None,
 ) -> DeviceInfo:
     """A card by what any driver tells, with the rest from the catalogue."""
-    card = find_card(card_name, memory_bytes)
+    card = find_card(card_name, memory_bytes, bandwidth)
     return DeviceInfo(
         name=name,
         backend="cuda",

@@ -456,11 +456,22 @@ class CudaDevice(Device):
         if info is None:
             numbered = [found for found in present() if found.name == name and found.uuid]
             info = numbered[0] if numbered else None
-        if info is None:  # a container without the management library, or WSL
+        if info is None or _is_part(properties, info):  # a container without the library, or WSL
             capability = (properties.major, properties.minor)
-            info = _nvml.identify(name, properties.name, properties.total_memory, capability)
+            slice_ = " MIG" if info and "MIG" not in properties.name else ""
+            card = f"{properties.name}{slice_}"
+            info = _nvml.identify(name, card, properties.total_memory, capability)
         cache_bytes = getattr(properties, "L2_cache_size", None)
         return replace(info, name=name, cache_bytes=info.cache_bytes or cache_bytes)
+
+
+def _is_part(properties: Any, card: DeviceInfo) -> bool:
+    """Whether CUDA computes on a slice, under the identity of the card that it is cut from.
+
+    CUDA's documentation promises a slice's own identity of one of its three calls only. All of a
+    card's memory but a few per cent is CUDA's, and a slice has half of it at most.
+    """
+    return card.memory_bytes is not None and properties.total_memory < 0.7 * card.memory_bytes
 
 
 def _setting(owner: Any, name: str) -> object:
