@@ -77,6 +77,7 @@ def test_it_is_found_by_what_its_driver_says(own):
     for name in (LAPTOP["name"], "GeForce RTX 4060 Laptop GPU", "some other name"):
         assert find_card(name, int(7.75 * GIB)).card_id == "my-card"
     assert find_card(LAPTOP["name"], 16 * GIB) is None
+    assert find_card(LAPTOP["name"], 8 * GIB, bandwidth=1.0).card_id == "my-card"
 
 
 def test_where_it_is_a_card_of_the_catalogue_it_comes_first(own):

@@ -315,6 +315,16 @@ def test_a_card_is_found_by_each_of_its_names_and_about_its_memory(card, share):
 
 
 @each_card
+@pytest.mark.parametrize(
+    ("share", "is_it"), [(0.95, True), (1.05, True), (0.7, False), (1.36, False)]
+)
+def test_a_card_whose_memory_is_of_another_speed_is_another(card, share, is_it):
+    """GTX 1650 and RTX 3060 Ti were sold with two kinds of memory under one name."""
+    found = find_card(card.name, card.memory_bytes, share * card.bandwidth)
+    assert (found == card) is is_it
+
+
+@each_card
 def test_the_makers_prefix_spacing_and_case_are_no_matter(card):
     plain = card.name.replace("NVIDIA ", "")
     for name in (plain, f"NVIDIA {plain}", f" NVIDIA  {plain} ", plain.upper(), plain.lower()):

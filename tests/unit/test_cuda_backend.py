@@ -13,6 +13,7 @@ import pynvml
 import pytest
 
 from gpubench.backends import _nvml, cuda
+from gpubench.cards import get_card
 from gpubench.device import DeviceInfo, Reading
 from gpubench.errors import EnvironmentRefused, Unsupported, UsageError
 from gpubench.workload import Work
@@ -1056,6 +1057,55 @@ def test_a_card_is_described_by_its_identity_else_by_its_number_else_by_cuda(mon
     assert by_number.info.uuid == "GPU-1234"
     by_cuda = opened(monkeypatch, torch=with_uuid(FakeTorch(), "other"))
     assert by_cuda.info.card == "NVIDIA GeForce RTX 3090"
+
+
+def test_a_slice_that_cuda_gives_its_cards_identity_is_not_taken_for_the_card(monkeypatch):
+    whole = replace(A_CARD, uuid="GPU-1234", memory_bytes=40 * 2**30)
+    monkeypatch.setattr(_nvml, "by_uuid", lambda uuid, name: whole)
+    torch = with_uuid(FakeTorch(), "1234")
+    assert opened(monkeypatch, torch=torch).info.card == "NVIDIA GeForce RTX 3090 MIG"
+    assert opened(monkeypatch, torch=torch).info.card_id.startswith("unlisted-")
+    whole = replace(whole, memory_bytes=24 * 2**30)
+    assert opened(monkeypatch, torch=torch).info.uuid == "GPU-1234"
+
+
+def test_a_card_with_other_memory_than_its_name_promises_is_another(library, monkeypatch):
+    alike = {
+        "Name": lambda handle: "NVIDIA GeForce GTX 1650",
+        "MemoryInfo": lambda handle: SimpleNamespace(total=4 * 2**30),
+        "MemoryBusWidth": lambda handle: 128,
+    }
+    for clock, card_id in ((4001, "geforce-gtx-1650"), (6001, "unlisted-nvidia-geforce-gtx-1650")):
+        told = {"MaxClockInfo": lambda handle, kind, clock=clock: clock}
+        (found,) = described(library, monkeypatch, "0", **alike, **told)
+        assert found.card_id == card_id
+
+
+@pytest.mark.parametrize(
+    ("card_id", "mhz", "bits"),
+    [
+        ("tesla-p100-pcie-16gb", 715, 4096),
+        ("geforce-gtx-1080-ti", 5505, 352),
+        ("tesla-v100-sxm2-16gb", 877, 4096),
+        ("tesla-t4", 5001, 256),
+        ("geforce-rtx-2080-ti", 7000, 352),
+        ("nvidia-a100-sxm4-40gb", 1215, 5120),
+        ("geforce-rtx-3090", 9751, 384),
+        ("geforce-rtx-4090", 10501, 384),
+        ("nvidia-l4", 6251, 192),
+        ("nvidia-h100-sxm5", 2619, 5120),
+    ],
+)
+def test_the_memory_clock_that_nvidia_smi_shows_is_half_of_a_pins_rate(library, card_id, mhz, bits):
+    """Clocks as `nvidia-smi -q -d CLOCK` prints them, of each kind of memory."""
+    fake = library(MaxClockInfo=lambda *_: mhz, MemoryBusWidth=lambda _: bits)
+    assert _nvml._bandwidth(fake, "card") == pytest.approx(get_card(card_id).bandwidth, rel=0.02)
+
+
+@pytest.mark.parametrize("lacking", ["MaxClockInfo", "MemoryBusWidth"])
+def test_a_card_that_tells_no_memory_clock_is_known_by_its_name(library, monkeypatch, lacking):
+    (found,) = described(library, monkeypatch, "0", failing=(lacking,))
+    assert found.card_id == "nvidia-a100-sxm4-40gb"
 
 
 def test_the_steps_that_never_change_run_on_the_card(device):
