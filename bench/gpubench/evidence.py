@@ -128,7 +128,7 @@ def _of_published(result: Published, card: Card) -> Observation | None:
     # The same program: FP32 ones run in TF32 where the card has it.
     program = "fp32" if wanted == "tf32" else result.precision
     # A time per batch is of so many items at once.
-    items = (result.batch or USUAL_BATCH) if result.unit == "ms/batch" else 1
+    items = (result.batch or USUAL_BATCH) if result.unit.endswith("/batch") else 1
     return Observation(
         card=card,
         work=work,

@@ -2,8 +2,7 @@
 
 ``data/published.csv`` holds one result a row. Absolute figures don't carry across sources (other
 software, other clocks), so a result is only ever set against others of its own source: `family`
-says which those are, and `ratios` sets two cards against each other in each of them. Needs nothing
-but the standard library.
+says which those are, and `ratios` sets two cards against each other in each of them.
 """
 
 import csv
@@ -15,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean
 
-from gpubench.errors import UnreadableResult
+from gpubench.cards import get_card
+from gpubench.errors import UnreadableResult, UsageError
 
 PUBLISHED = Path(__file__).parent / "data" / "published.csv"
 #: what a second brings of each unit; of times it is their inverse, in steps or images
@@ -26,7 +26,27 @@ RATES = {
     "tokens/s": 1.0,
     "TFLOPS": 1e12,
 }
-TIMES = {"ms/batch": 1e-3, "ms/image": 1e-3}
+TIMES = {"ms/batch": 1e-3, "s/batch": 1.0, "ms/image": 1e-3}
+#: how others spell units, modes and precisions, in small letters and without spaces
+SPELLINGS = {
+    **dict.fromkeys(("img/s", "imgs/s", "image/s"), "images/s"),
+    **dict.fromkeys(("seq/s", "seqs/s", "sequence/s", "sentences/s"), "sequences/s"),
+    **dict.fromkeys(("samples/s", "sample/s", "examples/s", "item/s"), "items/s"),
+    **dict.fromkeys(("tok/s", "token/s"), "tokens/s"),
+    **dict.fromkeys(("tflop/s", "tflops/s"), "TFLOPS"),
+    **dict.fromkeys(("ms/step", "ms/iteration"), "ms/batch"),
+    **dict.fromkeys(("s/step", "s/iteration"), "s/batch"),
+    **{unit.casefold(): unit for unit in (*RATES, *TIMES)},
+    **dict.fromkeys(("train", "training", "finetuning", "fine-tuning"), "train"),
+    **dict.fromkeys(("infer", "inference"), "infer"),
+    "float64": "fp64",
+    **dict.fromkeys(("float32", "single"), "fp32"),
+    **dict.fromkeys(("float16", "half"), "fp16"),
+    "bfloat16": "bf16",
+}
+MODES = ("train", "infer", "micro")
+#: numbers as hardware multiplies them, mixtures of two, and weights of so many bits
+PRECISIONS = re.compile(r"fp64|fp32|tf32|bf16|fp16|fp8|int8|amp|mixed\b.*|q[2-8](\b|_).*")
 #: what the names of workloads say of transformers; other networks are convolutional ones
 TRANSFORMERS = re.compile("bert|gpt|(?<![a-z])(t5|vit)|llama|llm|transformer|reformer|whisper|dino")
 COLUMNS = (
@@ -64,7 +84,8 @@ class Published:
     @property
     def family(self) -> str:
         """The source without the place in it: its results were taken by the same people alike."""
-        return self.source.partition(":")[0].partition(" (")[0]
+        address = re.sub(r"^\w+://", "", self.source)
+        return address.partition(":")[0].partition(" (")[0]
 
     @property
     def rate(self) -> float | None:
@@ -176,29 +197,44 @@ def _ratio(key: tuple[str, ...], pairs: Sequence[_Pair]) -> Ratio:
 
 
 def load(path: Path) -> Iterator[Published]:
-    """The results of a file in the format of ``data/published.csv``; further columns are ignored.
+    """The results of a file in the format of ``data/published.csv``.
+
+    Further columns are ignored, but for ``quality``: what isn't ``ok`` is left out. Cards may have
+    any name that one card of the catalogue goes by; units, modes and precisions usual spellings.
 
     Raises:
-        UnreadableResult: it can't be read, lacks a column, or holds a number that can't be.
+        UnreadableResult: it can't be read, lacks a column, holds a number or a word that can't be,
+            or no result at all.
     """
+    found = False
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            missing = set(COLUMNS) - set(reader.fieldnames or ())
-            if missing:
-                raise _refused(path, f"it lacks the columns {', '.join(sorted(missing))}")
-            for number, row in enumerate(reader, start=2):
-                yield _result(row, f"{path}, line {number}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            _check_columns(path, reader.fieldnames or ())
+            for row in reader:
+                if (row.get("quality") or "ok").strip() == "ok":
+                    found = True
+                    yield _result(row, f"{path}, line {reader.line_num}")
+    except UnicodeDecodeError as error:
+        raise UnreadableResult(f"{path} is not in UTF-8", "save it as CSV in UTF-8") from error
+    except (OSError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnreadableResult(f"{path}: {reason}", "check the path") from error
+    if not found:
+        raise _refused(path, "it has no result of quality ok")
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if missing := sorted(set(COLUMNS) - set(columns)):
+        separated = f", or isn't separated by commas: {columns[0]!r}" if len(columns) == 1 else ""
+        raise _refused(path, f"it lacks the columns {', '.join(missing)}{separated}")
 
 
 def _result(row: Mapping[str, str | None], where: str) -> Published:
     texts = {name: (row.get(name) or "").strip() for name in COLUMNS}
     try:
-        value, batch = float(texts["value"]), int(texts["batch"]) if texts["batch"] else None
-        count = int(texts["n_gpus"])
+        value, count = float(texts["value"]), _whole(texts["n_gpus"])
+        batch = _whole(texts["batch"]) if texts["batch"] else None
     except ValueError as error:
         raise _refused(where, str(error)) from error
     if not 0 < value < math.inf or count < 1 or (batch is not None and batch < 1):
@@ -206,7 +242,34 @@ def _result(row: Mapping[str, str | None], where: str) -> Published:
     if not texts["card_id"] or not texts["workload"]:
         raise _refused(where, "card_id and workload can't be empty")
     words = {name: texts[name] for name in COLUMNS if name not in ("value", "batch", "n_gpus")}
+    words["card_id"] = _card_id(words["card_id"])
+    words |= {name: _spelled(words[name]) for name in ("unit", "mode", "precision")}
+    if words["mode"] not in MODES:
+        raise _refused(where, f"mode {words['mode']!r} is none of {', '.join(MODES)}")
+    if not PRECISIONS.fullmatch(words["precision"]):
+        known = "fp32, tf32, fp16, bf16, amp, mixed, q4 and the like"
+        raise _refused(where, f"precision {words['precision']!r} is none of {known}")
     return Published(value=value, batch=batch, n_gpus=count, **words)
+
+
+def _whole(text: str) -> int:
+    """A number without a fraction; programs that know a column as numbers write 96.0."""
+    return int(text.removesuffix(".0"))
+
+
+@cache
+def _card_id(name: str) -> str:
+    """The card that goes by this name; the name itself where no card does, or more than one."""
+    try:
+        return get_card(name).card_id
+    except UsageError:
+        return name
+
+
+def _spelled(text: str) -> str:
+    """A word as this package spells it; the word itself where it isn't known."""
+    plain = re.sub(r"/sec(onds?)?$", "/s", text.casefold().replace(" per ", "/")).replace(" ", "")
+    return SPELLINGS.get(plain, text)
 
 
 def _refused(where: object, problem: str) -> UnreadableResult:

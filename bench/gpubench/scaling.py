@@ -86,8 +86,7 @@ def _added() -> dict[str, list[float]]:
 def _setting(one: Published) -> tuple[object, ...]:
     """What results of one card and of several have to share; the batch is that of one card."""
     batch = one.batch / one.n_gpus if one.batch else None
-    where = one.source.partition(":")[0]
-    return (where, one.software, one.card_id, one.workload, one.precision, one.metric, batch)
+    return (one.family, one.software, one.card_id, one.workload, one.precision, one.metric, batch)
 
 
 def _quantile(ordered: list[float], share: float) -> float:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "render": set(),
     "card_file": {"plugins", "errors"},
     "cards": {"card_file", "errors"},
-    "published": {"errors"},
+    "published": {"cards", "errors"},
     "stack": {"errors"},
     "transformer": {"plugins", "errors"},
     "job": {"transformer", "cards", "workload", "errors"},

@@ -66,6 +66,7 @@ def test_what_is_a_speed_has_a_rate_and_what_is_none_has_none():
         (200.0, "images/s", 200.0),
         (5.0, "TFLOPS", 5e12),
         (20.0, "ms/batch", 50.0),
+        (0.5, "s/batch", 2.0),
         (250.0, "W", None),
     ],
 )
@@ -76,6 +77,8 @@ def test_a_rate_is_of_a_second_and_more_is_better(value, unit, rate):
 def test_a_family_is_the_source_without_the_place_in_it():
     assert ONE.family == "example.org/bench@abc"
     assert dataclasses.replace(ONE, source="a/b (a note)").family == "a/b"
+    for address in ("https://site.org/one:table 3", "http://site.org/one", "site.org/one:x"):
+        assert dataclasses.replace(ONE, source=address).family == "site.org/one"
     families = {one.family for one in published()}
     assert len(families) == 14
     assert all("row" not in family for family in families)
@@ -142,6 +145,10 @@ def test_what_was_written_is_read_and_further_columns_are_ignored(tmp_path):
         ({"n_gpus": ""}, "invalid literal"),
         ({"card_id": " "}, "can't be empty"),
         ({"workload": ""}, "can't be empty"),
+        ({"mode": "benchmark"}, "mode 'benchmark' is none of train, infer, micro"),
+        ({"mode": ""}, "mode '' is none of"),
+        ({"precision": "fp61"}, "precision 'fp61' is none of fp32, tf32"),
+        ({"precision": ""}, "precision '' is none of"),
     ],
 )
 def test_a_malformed_row_is_refused_with_its_line(different, problem, tmp_path):
@@ -156,6 +163,68 @@ def test_a_missing_column_is_named(tmp_path):
     path = written(tmp_path, columns=[name for name in COLUMNS if name not in ("unit", "mode")])
     with pytest.raises(UnreadableResult, match="lacks the columns mode, unit"):
         list(load(path))
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_file_with_other_separators_is_refused_by_its_first_line(separator, tmp_path):
+    path = written(tmp_path, row())
+    path.write_text(path.read_text().replace(",", separator), encoding="utf-8")
+    with pytest.raises(UnreadableResult, match="isn't separated by commas: 'source"):
+        list(load(path))
+
+
+@pytest.mark.parametrize(("encoding", "end"), [("utf-8-sig", "\n"), ("utf-8", "\r\n")])
+def test_what_spreadsheets_write_is_read(encoding, end, tmp_path):
+    path = written(tmp_path, row(batch="96.0"))
+    path.write_text(path.read_text(), encoding=encoding, newline=end)
+    (found,) = load(path)
+    assert found == dataclasses.replace(ONE, batch=96)
+
+
+def test_another_encoding_is_named_as_the_fault(tmp_path):
+    path = written(tmp_path, row())
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(UnreadableResult, match="not in UTF-8"):
+        list(load(path))
+
+
+@pytest.mark.parametrize(
+    ("column", "theirs", "ours"),
+    [
+        ("unit", "img/s", "images/s"),
+        ("unit", "images/sec", "images/s"),
+        ("unit", "Samples per second", "items/s"),
+        ("unit", "seq/s", "sequences/s"),
+        ("unit", "tok/s", "tokens/s"),
+        ("unit", "TFLOP/s", "TFLOPS"),
+        ("unit", "s/batch", "s/batch"),
+        ("unit", "ms / step", "ms/batch"),
+        ("unit", "furlongs", "furlongs"),
+        ("mode", "training", "train"),
+        ("mode", "Train", "train"),
+        ("mode", "inference", "infer"),
+        ("precision", "float32", "fp32"),
+        ("precision", "single", "fp32"),
+        ("precision", "Half", "fp16"),
+        ("precision", "bfloat16", "bf16"),
+        ("precision", "q4 (ollama default)", "q4 (ollama default)"),
+        ("card_id", "RTX 4090", "geforce-rtx-4090"),
+        ("card_id", "NVIDIA A100-SXM4-80GB", "nvidia-a100-sxm4-80gb"),
+        ("card_id", "Radeon VII", "Radeon VII"),
+    ],
+)
+def test_words_may_be_spelled_as_is_usual(column, theirs, ours, tmp_path):
+    (found,) = load(written(tmp_path, row(**{column: theirs})))
+    assert getattr(found, column) == ours
+
+
+def test_results_of_doubtful_quality_are_left_out(tmp_path):
+    columns = (*COLUMNS, "quality")
+    rows = [row(value="1") | {"quality": quality} for quality in ("ok", "suspect", "")]
+    assert len(list(load(written(tmp_path, *rows, columns=columns)))) == 2
+    for none in ([rows[1]], []):
+        with pytest.raises(UnreadableResult, match="no result of quality ok"):
+            list(load(written(tmp_path, *none, columns=columns)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'source,"\x00'])
