@@ -9,16 +9,17 @@ learnt from the series' *other* cards, never from the card that is left out. Thr
 same: FLOPs over the dense peak, bytes over the bandwidth, and the larger of both (the plain
 roofline), each with one constant per series, the mean over its other cards. A second table knows
 less and takes more: nothing of a source is learnt, and one constant for all of its results is
-removed in hindsight. Prints tables as Markdown; without files it also writes docs/prediction.json
-and draws docs/prediction.svg.
+removed in hindsight. Of files, rows of their own stand first in the table, and what of them can't
+be compared is said beforehand. Prints tables as Markdown; without files it also writes
+docs/prediction.json and draws docs/prediction.svg.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -32,7 +33,7 @@ from gpubench.cards import catalogue
 from gpubench.efficiency import Efficiencies, Observation
 from gpubench.errors import GpubenchError
 from gpubench.estimate import REACH80
-from gpubench.published import load, published
+from gpubench.published import Published, load, published
 
 DOCS = Path(__file__).parents[1] / "docs"
 MODELS = ("model", "peak", "bandwidth", "roofline")
@@ -188,13 +189,14 @@ def by_source(rows: Sequence[Held]) -> dict[str, dict[str, Any]]:
     """Errors where nothing of a source is known and one constant is removed from all it has."""
     sources = defaultdict(list)
     for row in rows:
-        sources[short(row.observation.source)].append(row)
+        sources[row.observation.source].append(row)
+    names = short(sources)
     errors: Grouped = defaultdict(lambda: defaultdict(list))
     for source, own in sources.items():
         for model in MODELS:
             off = np.array([row.plain[model] - row.actual for row in own])
             left = [float(abs(math.expm1(one))) for one in off - np.median(off)]
-            errors["", source][model] = left
+            errors["", names[source]][model] = left
             errors["", "all"][model] += left
     return {
         name: {"results": len(found["model"])} | {m: quantiles(found[m]) for m in MODELS}
@@ -202,25 +204,43 @@ def by_source(rows: Sequence[Held]) -> dict[str, dict[str, Any]]:
     }
 
 
-def groups(rows: Sequence[Held]) -> list[tuple[str, list[Held]]]:
-    """All, by source, by operation."""
-    found: list[tuple[str, list[Held]]] = [("all", list(rows))]
-    keys: list[Callable[[Held], str]] = [
-        lambda row: short(row.observation.source),
-        lambda row: row.observation.operation,
-    ]
+def groups(rows: Sequence[Held], given: set[str]) -> list[tuple[str, list[Held]]]:
+    """All, by source, by operation; first of the sources ``given``."""
+    theirs = [row for row in rows if row.observation.source in given]
     bound = [row for row in rows if row.launch_share < MOST_LAUNCHES]
-    found.append(("all whose time is the card's", bound))
-    found.append(("all that wait for the host", [row for row in rows if row not in bound]))
-    for key in keys:
-        names = dict.fromkeys(key(row) for row in rows)
-        found += [(name, [row for row in rows if key(row) == name]) for name in names]
-    return found
+    names = short({row.observation.source for row in rows})
+    found = [
+        ("the files given", theirs),
+        *(_by(theirs, lambda row: f"the files given: {row.observation.operation}")),
+        ("all", list(rows)),
+        ("all whose time is the card's", bound),
+        ("all that wait for the host", [row for row in rows if row not in bound]),
+        *_by(rows, lambda row: names[row.observation.source]),
+        *_by(rows, lambda row: row.observation.operation),
+    ]
+    return [(name, same) for name, same in found if same]
 
 
-def short(source: str) -> str:
-    """A source without host and revision."""
-    return source.partition("/")[2].partition("@")[0] or source
+def _by(rows: Sequence[Held], key: Callable[[Held], str]) -> list[tuple[str, list[Held]]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[key(row)].append(row)
+    return list(found.items())
+
+
+def short(sources: Iterable[str]) -> dict[str, str]:
+    """Their names without host and revision, but for revisions of one repository."""
+    names = {source: repository(source).partition("/")[2] or source for source in sources}
+    common = Counter(names.values())
+    return {
+        source: name if common[name] == 1 else f"{name}@{source.partition('@')[2]}"
+        for source, name in names.items()
+    }
+
+
+def repository(source: str) -> str:
+    """A source without its revision."""
+    return source.partition("@")[0]
 
 
 def disagreement(observations: Sequence[Observation]) -> dict[str, dict[str, float]]:
@@ -260,8 +280,9 @@ def disagreement(observations: Sequence[Observation]) -> dict[str, dict[str, flo
 def validate(observations: Sequence[Observation], key: Key) -> list[Held]:
     """Each card, or whatever ``key`` names, left out in turn."""
     held: list[Held] = []
-    for left_out in sorted({key(one) for one in observations}):
-        print(f"without {left_out}", file=sys.stderr)
+    names = sorted({key(one) for one in observations})
+    for number, left_out in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] without {left_out}", file=sys.stderr)
         held += leave_out(observations, key, left_out)
     return held
 
@@ -284,19 +305,22 @@ def strangers(observations: Sequence[Observation]) -> dict[str, dict[str, float]
     more than a guess, are left out.
     """
     found = {}
-    for source in sorted({one.source for one in observations}):
-        theirs = [one for one in observations if one.source == source and not one.guessed]
+    for source in sorted({repository(one.source) for one in observations}):
+        theirs = [
+            one for one in observations if repository(one.source) == source and not one.guessed
+        ]
         cards = sorted({one.card.card_id for one in theirs})
         if len(cards) < 2:
             continue
-        blind = efficiency.fit([one for one in observations if one.source != source]).shared()
+        others = [one for one in observations if repository(one.source) != source]
+        blind = efficiency.fit(others).shared()
         before = [_miss(blind, one) for one in theirs]
         after = []
         for card_id in cards:
             given = [one for one in theirs if one.card.card_id == card_id]
             told = efficiency.updated(blind, given)
             after += [_miss(told, one) for one in theirs if one.card.card_id != card_id]
-        found[short(source)] = {
+        found[short([source])[source]] = {
             "results": len(theirs),
             "cards": len(cards),
             "median": float(np.median([error for error, _ in before])),
@@ -409,8 +433,9 @@ def draw(held: Sequence[Held], path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     by_source = defaultdict(list)
+    names = short({row.observation.source for row in held})
     for row in held:
-        by_source[short(row.observation.source)].append(row)
+        by_source[names[row.observation.source]].append(row)
     sources = sorted(by_source, key=lambda source: len(by_source[source]))
     for at, source in enumerate(sources):
         ratios = [math.exp(row.predicted["model"] - row.actual) for row in by_source[source]]
@@ -434,6 +459,47 @@ def draw(held: Sequence[Held], path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def given(path: Path) -> list[Published]:
+    """The results of a user's file that the package hasn't; says which of them can't be compared.
+
+    Exits where the file can't be read, or nothing of it compared.
+    """
+    try:
+        results = list(load(path))
+    except GpubenchError as error:
+        sys.exit(f"validate_prediction: {error}\n  → {error.remedy}")
+    new = [result for result in results if result not in published()]
+    series = defaultdict(set)
+    for one in evidence.from_published([*published(), *new]):
+        series[one.source, one.series].add(one.card.card_id)
+    usable = evidence.from_published(new)
+    compared = [one for one in usable if len(series[one.source, one.series]) > 1]
+    why = {"known already": len(results) - len(new), **unusable(new)}
+    why["no card beside it in its series"] = len(usable) - len(compared)
+    said = ", ".join(f"{reason} {count}" for reason, count in why.items() if count)
+    print(
+        f"{path}: {len(compared)} of {len(results)} results are compared"
+        + (f"; not: {said}" if said else ""),
+        file=sys.stderr,
+    )
+    if not compared:
+        sys.exit("validate_prediction: nothing to compare; a series needs two cards or more")
+    return new
+
+
+def unusable(results: Sequence[Published]) -> dict[str, int]:
+    """How many are of what the model doesn't predict, by the first reason of each."""
+    reasons: Counter[str] = Counter()
+    for result in results:
+        if result.n_gpus > 1:
+            reasons["several cards"] += 1
+        elif result.card_id not in catalogue():
+            reasons[f"a card that the catalogue lacks ({result.card_id})"] += 1
+        elif result.rate is None:
+            reasons[f"no speed ({result.unit})"] += 1
+    return dict(reasons)
+
+
 def main() -> None:
     """Validate, print, and without files of the user's keep data and figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -442,28 +508,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.without:
         efficiency.PHYSICAL[arguments.without,] = (ABSENT[arguments.without], 1e-6)
-    try:
-        further = [result for path in arguments.files for result in load(path)]
-    except GpubenchError as error:
-        sys.exit(f"validate_prediction: {error}\n  → {error.remedy}")
+    further = [result for path in arguments.files for result in given(path)]
     results = [*published(), *further]
     observations = evidence.from_published(results)
     held = validate(observations, card_of)
-    summaries = {name: summary(rows) for name, rows in groups(held) if rows}
+    theirs = {result.family for result in further}
+    summaries = {name: summary(rows) for name, rows in groups(held, theirs)}
     summaries["all, with their whole generation left out"] = summary(
         validate(observations, generation_of)
     )
     constants = by_source(held)
-    theirs = {result.family for result in further}
-    if rows := [row for row in held if row.observation.source in theirs]:
-        summaries = {"the files given": summary(rows), **summaries}
     noise = disagreement(observations)
     unseen = strangers(observations)
-    left_out = {
-        "several cards": sum(result.n_gpus > 1 for result in results),
-        "a card that the catalogue lacks": sum(r.card_id not in catalogue() for r in results),
-        "no speed": sum(result.rate is None for result in results),
-        "no card beside it in its series": len(observations) - len(held),
+    left_out = unusable(results) | {
+        "no card beside it in its series": len(observations) - len(held)
     }
     print(markdown(summaries))
     print(f"\n{constants_table(constants)}")
