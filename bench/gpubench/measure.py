@@ -353,7 +353,7 @@ def _warm(device: Device, launch: Launch, rule: StopRule) -> tuple[float, float,
     """
     begin = device.now()
     step_s, before = _elapsed(device, launch.step) / launch.each, math.nan
-    clock, clock_before = None, None
+    clock, clock_before = _clock_hz(device), None
     while True:
         spent = device.now() - begin
         settled = _close(step_s, before) and _close(clock, clock_before)
@@ -364,8 +364,12 @@ def _warm(device: Device, launch: Launch, rule: StopRule) -> tuple[float, float,
         count = max(WARM_STEPS, min(MOST_QUEUED, int(WARM_WINDOW_S / call_s)))
         window = launch.sample(device, inner=1, count=count, cold=False)
         step_s = stats.median(window.device_s)
-        # A processor's clock moves with whatever its other cores do.
-        clock = None if device.timer == "host" else device.reading().clock_hz
+        clock = _clock_hz(device)
+
+
+def _clock_hz(device: Device) -> float | None:
+    """Now; None of a processor, whose clock moves with whatever its other cores do."""
+    return None if device.timer == "host" else device.reading().clock_hz
 
 
 def _close(now: float | None, before: float | None) -> bool:

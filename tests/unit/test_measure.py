@@ -1,19 +1,21 @@
 """The measuring loop, on a clock whose every noise is known."""
 
 import gc
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 
 from gpubench import measure as loop
+from gpubench.backends.cuda import CudaDevice
 from gpubench.backends.virtual import Script, VirtualDevice
 from gpubench.cards import get_card
 from gpubench.errors import Unsupported, WrongResult
 from gpubench.measure import StopRule, measure
 from gpubench.stats import median
 from gpubench.worker import attempt
-from gpubench.workload import Case
+from gpubench.workload import Case, Work
 
 CASE = Case("gemm", (("shape", "4096x4096x4096"), ("precision", "fp32")))
 #: 3 MiB, which fit into the card's 6 MiB of L2
@@ -275,6 +277,60 @@ def test_clocks_that_rise_during_many_short_steps_are_waited_for(monkeypatch):
     monkeypatch.setattr(type(device), "settle_s", 0.0)
     hasty = on_card(**script)
     assert median(measure(hasty, CASE).samples.device_s) > 2 * true
+
+
+def test_a_clock_that_still_rises_is_waited_for_though_times_agree():
+    """Work that waits for memory or for its launches does not show what the clock does."""
+    device, reading = on_card(noise=0.0, warmup=0.0), on_card().reading
+    boost = device.card.boost_clock_hz
+    rising = iter([0.5, 0.7, 0.9])
+    device.reading = lambda: replace(reading(), clock_hz=next(rising, 1.0) * boost)
+    device.settle_s = 0.0
+    measured = measure(device, HOT, StopRule(warmup_s=10.0))
+    assert not {"unsettled", "clocks_moving"} & set(measured.flags)
+    device.reading = lambda: replace(reading(), clock_hz=next(swinging) * boost)
+    swinging = itertools.cycle([0.5, 1.0])
+    assert "unsettled" in measure(device, HOT, StopRule(warmup_s=0.5)).flags
+
+
+def test_a_card_settles_before_its_first_sample_however_short_its_steps_are():
+    assert CudaDevice.settle_s >= 0.25  # clocks take a tenth of a second or two to rise
+
+
+# energy -------------------------------------------------------------------------------------------
+
+LONG = StopRule(half_width=1e-9, sustain_s=6.0, budget_s=6.0)
+
+
+@pytest.mark.parametrize("case", [CASE, SMALL, HOT])
+def test_energy_is_what_the_card_draws_for_the_time_of_a_step(case):
+    device = on_card(noise=0.0, warmup=0.0)
+    measured = measure(device, case, LONG)
+    expected = device.card.power_w * median(measured.samples.device_s)
+    assert measured.conditions["energy_j"] == pytest.approx(expected, rel=0.05)
+    assert measured.conditions["energy_source"] == device.energy_source
+
+
+def test_energy_that_other_things_took_too_is_that_of_no_step():
+    """Of a window too short for the counter, of flushes, and of a card that waits for its host."""
+    device = on_card(noise=0.0, warmup=0.0)
+    short = replace(LONG, sustain_s=2.0, budget_s=2.0)
+    assert measure(device, CASE, short).conditions["energy_j"] is None
+    prepare, sample = device.prepare, device.sample
+    bytes_unknown = Work(flops=2 * 4096**3)
+    device.prepare = lambda *arguments: replace(prepare(*arguments), work=bytes_unknown)
+    flushed = measure(device, CASE, LONG)
+    assert flushed.cold_by == "flush"
+    assert flushed.conditions["energy_j"] is flushed.conditions["energy_source"] is None
+    device.prepare = prepare
+
+    def with_pauses(*arguments, **different):
+        found = sample(*arguments, **different)
+        device._advance(0.1 * sum(found.device_s) * different["inner"])
+        return found
+
+    device.sample = with_pauses
+    assert measure(device, CASE, LONG).conditions["energy_j"] is None
 
 
 def test_a_wrong_result_is_never_timed():
