@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from gpubench.cards import GIB, catalogue
 from gpubench.estimate import Estimate, geometric_mean
 from gpubench.job import Job
 from gpubench.profile import PARTS
-from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, Way
+from gpubench.recommend import JOB, OLDER, REFERENCE_HOURS, Answer, Option, Way
 from gpubench.render import Column
 from gpubench.score import Score
 from gpubench.sensitivity import Change
@@ -29,7 +30,7 @@ LEAST_WIDTH = 40
 HEADS = {"classes": "a head of two classes", "lm": "a masked-language head"}
 KINDS = {
     "memory": "too little memory",
-    "precision": "the precision is not in hardware",
+    "precision": "a precision not in hardware",
     "price": "over the price limit, or without a known price",
     "case": "a case without a number",
 }
@@ -557,8 +558,11 @@ def _apart(answer: Answer) -> Iterator[str]:
 def _excluded(answer: Answer) -> Iterator[str]:
     """How many cards each gate stops, and those that came nearest, with their numbers."""
     groups: dict[str, list[tuple[str, str]]] = {}
+    also: dict[str, Counter[str]] = {}
     for candidate, bars in answer.ranking.barred:
-        groups.setdefault(bars[0].kind, []).append((candidate.name, bars[0].reason))
+        kind = bars[0].kind
+        groups.setdefault(kind, []).append((candidate.name, bars[0].reason))
+        also.setdefault(kind, Counter()).update(sorted({bar.kind for bar in bars} - {kind}))
     if groups:
         total = sum(map(len, groups.values()))
         looked = render.count(len(answer.options), "card")
@@ -566,13 +570,15 @@ def _excluded(answer: Answer) -> Iterator[str]:
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
         said = "; ".join(f"{label(name)}: {render.clean(reason)}" for name, reason in nearest)
-        yield f"  {len(members)} for {KINDS[kind]}: {said}"
+        more = "".join(
+            f", {number} of these also for {KINDS[other]}" for other, number in also[kind].items()
+        )
+        yield f"  {len(members)} for {KINDS[kind]}{more}: {said}"
     yield from _unpriced(answer)
     job = answer.question.job
     only = sum({bar.kind for bar in bars} == {"precision"} for _, bars in answer.ranking.barred)
-    if only and job and job.precision in ("bf16", "tf32"):
-        other = "fp16" if job.low else "fp32"
-        yield f"  {only} of them would pass with --precision {other}"
+    if only and job and job.precision in OLDER:
+        yield f"  {only} of them would pass with --precision {OLDER[job.precision]}"
 
 
 def _unpriced(answer: Answer) -> Iterator[str]:

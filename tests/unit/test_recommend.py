@@ -135,6 +135,29 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     assert ways_to_fit(replace(large, price_limit=1600.0))[0].counts is None  # one card's price
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "bert-large", "--head", "lm", "--cards", "1660 super"),
+        ("--model", "llama-8b", "--method", "qlora", "--cards", "2080 ti"),
+        ("--model", "bert-large", "--head", "lm", "--cards", "1660 super", "--precision", "tf32"),
+    ],
+)
+def test_a_card_short_of_memory_and_precision_learns_of_both_and_what_is_offered_passes(
+    words, capsys
+):
+    status, out, _ = run(capsys, *words)
+    said = " ".join(out.split())
+    assert status == 0
+    assert "1 for too little memory, 1 of these also for a precision not in hardware" in said
+    offers = re.search(r"Cards pass with (.*?)\. Excluded", said)[1].split("; or ")
+    for offer in offers:
+        flags = " ".join(re.findall(r"--[a-z]+(?: (?!with )[a-z0-9]+)?", offer)).split()
+        assert "--precision" in flags
+        _, out, _ = run(capsys, *words, *flags)
+        assert "does not pass" not in out
+
+
 def test_bert_is_fine_tuned_for_classes_unless_words_are_asked_for(capsys):
     """As the workload `bert` is, which predict says fits 24 GiB."""
     words = ("--model", "bert-large", "--batch", "32", "--seq", "512", "--cards", "*4090")
