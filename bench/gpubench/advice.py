@@ -703,9 +703,10 @@ def assumptions(answer: Answer) -> list[str]:
     if question.count > 1 and answer.ranking.scored:
         card = answer.options[answer.ranking.scored[0].name].card
         share, source = scaling.efficiency(card, question.count)
+        high = min(share.high, 1.0)  # an interval knows no ends, a speed does
         lines.append(
             f"{question.count} cards, {SHARDING}: "
-            f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of "
+            f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * high:.0f}] of "
             f"{question.count} times one {label(card.card_id)}, from {source}."
         )
     return lines
