@@ -131,7 +131,7 @@ def _costs(answer: Answer, option: Option) -> dict[str, Any]:
         rate = option.candidate.rates[JOB]
         tokens = question.job.tokens * DAY
         found |= {
-            "steps_per_day": rate.value * DAY,
+            "steps_per_day": rate.value * DAY / question.count,  # in each all cards take part
             "tokens_per_day": rate.value * tokens,
             "tokens_per_day_low": rate.low * tokens,
             "tokens_per_day_high": rate.high * tokens,
@@ -178,11 +178,13 @@ def tables(answer: Answer, top: int, form: str) -> str:
     price = f"{min(kinds)} price" if len(kinds) == 1 else "price"
     memory = "usable each" if answer.question.count > 1 else "usable"
     headings = {"price_text": price, "memory_text": memory}
-    # 120 columns: prices that each say their kind leave no room for the ratio
+    # 120 columns: tokens a day, or prices that each say their kind, leave no room for the ratio
+    left_out = {"tokens_per_day"} if answer.question.job is None else {"ratio_text"}
+    left_out |= {"ratio_text"} if len(kinds) > 1 else set()
     taken = [
         replace(column, heading=headings.get(column.key, column.heading))
         for column in TAKES
-        if column.key != "ratio_text" or len(kinds) < 2
+        if column.key not in left_out
     ]
     both = (render.rows(shown, columns, form, "") for columns in (SCORES, taken))
     return "\n".join(both)
@@ -262,6 +264,11 @@ def _hours(row: Mapping[str, Any]) -> str:
     return render.interval(middle, low, high, decimals, unit)
 
 
+def _many_tokens(value: float) -> str:
+    """``134 M``."""
+    return render.quantity("")(value).rstrip()
+
+
 def price_text(row: Mapping[str, Any], *, mixed: bool = False) -> str | None:
     """``$1,499, 2020-09``; whose price says the heading, or the cell where they are mixed."""
     if row["price_usd"] is None:
@@ -281,6 +288,7 @@ TAKES = (
     Column("card", "card"),
     Column("ratio_text", "of the first", right=True, spare=1),
     Column("takes_text", "takes [80 %]", right=True),
+    Column("tokens_per_day", "tokens/day", _many_tokens, right=True),
     Column("memory_text", "usable", right=True, spare=2),
     Column("price_text", "price", right=True),
     Column("cost_text", "job cost", right=True),
@@ -364,7 +372,7 @@ def sentence(answer: Answer) -> str:
     prices = "launch prices" if known <= {"launch"} else "those of --prices, else launch prices"
     basis = (
         f"The numbers are {origin}; prices are {prices}{TODAY if known <= {'launch'} else ''}; "
-        f"a score of 100 is the {_reference(answer)}."
+        f"a score of 100 is {_reference(answer)}."
     )
     parts = (head, _tie(answer), fits, without, basis, *_ways(answer))
     return " ".join(filter(None, parts))
@@ -372,10 +380,17 @@ def sentence(answer: Answer) -> str:
 
 def _reference(answer: Answer) -> str:
     """What is 100; its own price stays that of its launch whatever is given, so that 100 stays."""
-    card = answer.question.profile.reference
-    if not answer.question.prices or not card.launch_price_usd:
-        return label(card.card_id)
-    return f"{label(card.card_id)} at its launch price of {render.dollars(card.launch_price_usd)}"
+    price = answer.question.profile.reference.launch_price_usd
+    if not answer.question.prices or not price:
+        return _whole_reference(answer)
+    each = " each" if answer.question.count > 1 else ""
+    return f"{_whole_reference(answer)} at its launch price of {render.dollars(price)}{each}"
+
+
+def _whole_reference(answer: Answer) -> str:
+    """As many of the reference's card as are asked about."""
+    card = label(answer.question.profile.reference.card_id)
+    return f"{answer.question.count} × {card}" if answer.question.count > 1 else f"the {card}"
 
 
 def _taught(answer: Answer) -> list[str]:
@@ -678,8 +693,7 @@ def assumptions(answer: Answer) -> list[str]:
     size = (
         f"{question.tokens:,.0f} tokens (--tokens)"
         if question.job
-        else f"what keeps the {label(question.profile.reference.card_id)} busy for "
-        f"{REFERENCE_HOURS:.0f} h"
+        else f"what keeps {_whole_reference(answer)} busy for {REFERENCE_HOURS:.0f} h"
     )
     mark = (
         " ≈ marks cards as good as the first within the error of the ratio, in which what all "

@@ -257,6 +257,19 @@ def test_with_given_prices_100_is_said_to_be_the_reference_at_its_launch_price()
     assert "at its launch price" not in advice.sentence(ask(cards=("*3090",)))
 
 
+def test_of_several_cards_100_is_as_many_of_the_reference():
+    cards = ("*h100-sxm5", "*3090")
+    said = " ".join(advice.text(ask(count=4, cards=cards), "table", 3).split())
+    assert "a score of 100 is 4 × GeForce RTX 3090." in said
+    assert "The job is what keeps 4 × GeForce RTX 3090 busy for 24 h" in said
+    given = {"nvidia-h100-sxm5": Price(20_000.0, "", "given")}
+    said = advice.sentence(ask(count=4, cards=cards, prices=given))
+    assert "100 is 4 × GeForce RTX 3090 at its launch price of $1,499 each." in said
+    rows = {row["card_id"]: row for row in advice.rows(ask(count=4, cards=cards, prices=given))}
+    assert rows["geforce-rtx-3090"]["score"] == pytest.approx(100)
+    assert "a score of 100 is the GeForce RTX 3090." in advice.sentence(ask(cards=cards))
+
+
 def test_nothing_that_passes_is_an_answer_and_no_error(capsys):
     status, out, _ = run(capsys, "--model", "llama-8b", "--price-limit", "10")
     assert status == 0
@@ -315,6 +328,23 @@ def test_the_cost_of_a_job_is_its_electricity_and_its_share_of_the_price():
     assert option.hours.value == pytest.approx(hours)
     assert option.electricity_usd == pytest.approx(hours * 0.450 * 0.5)
     assert option.cost_usd == pytest.approx(hours * 0.450 * 0.5 + 1599 * hours / 1000)
+
+
+def test_steps_and_tokens_of_a_day_are_in_the_answer_and_a_step_is_that_of_all_cards(capsys):
+    asked = ("--model", "llama-8b", "--method", "qlora", "--cards", "*4090", "--batch", "2")
+    for count in (1, 2):
+        words = (*asked, "--count", str(count), "--steps", "1000")
+        _, out, _ = run(capsys, *words, "--format", "json")
+        (row,) = json.loads(out)["rows"]
+        tokens = 2 * 512 * count
+        assert row["tokens_per_day"] == pytest.approx(row["steps_per_day"] * tokens)
+        assert row["job_hours"] == pytest.approx(24 * 1000 / row["steps_per_day"])
+        _, out, _ = run(capsys, *words)
+        assert f"The job is {1000 * tokens:,} tokens" in " ".join(out.split())
+        heading = next(line for line in out.splitlines() if "takes [80 %]" in line)
+        assert re.search(r"takes \[80 %\] +tokens/day", heading)
+        assert f"  {row['tokens_per_day'] / 1e6:.0f} M  " in out
+    assert "tokens/day" not in run(capsys, "--cards", "*4090")[1]
 
 
 def test_a_card_without_a_price_shows_its_electricity_alone_and_says_so():

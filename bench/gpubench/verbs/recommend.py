@@ -98,7 +98,7 @@ def question(arguments: argparse.Namespace) -> Question:
     job = job_of(arguments)
     tokens = arguments.tokens or TOKENS
     if job and arguments.steps:
-        tokens = arguments.steps * job.tokens
+        tokens = arguments.steps * job.tokens * arguments.count
     rows: Sequence[Mapping[Any, Any]] = ()
     files = 0
     if arguments.results:
