@@ -330,6 +330,19 @@ def test_the_cost_of_a_job_is_its_electricity_and_its_share_of_the_price():
     assert option.cost_usd == pytest.approx(hours * 0.450 * 0.5 + 1599 * hours / 1000)
 
 
+@pytest.mark.parametrize("nothing", ["0", "$0", "0.00"])
+def test_electricity_may_cost_nothing(nothing, capsys):
+    asked = ("--model", "llama-8b", "--method", "qlora", "--cards", "*4090", "*a100-pcie-40gb")
+    status, out, _ = run(capsys, *asked, "--electricity", nothing, "--format", "json")
+    rows = {row["card_id"]: row for row in json.loads(out)["rows"]}
+    assert status == 0
+    assert {row["electricity_usd"] for row in rows.values()} == {0}
+    row = rows["geforce-rtx-4090"]
+    assert row["job_cost_usd"] == pytest.approx(1599 * row["job_hours"] / 8760)
+    _, out, _ = run(capsys, *asked, "--electricity", nothing)
+    assert "electricity at $0 per kWh" in " ".join(out.split())
+
+
 def test_steps_and_tokens_of_a_day_are_in_the_answer_and_a_step_is_that_of_all_cards(capsys):
     asked = ("--model", "llama-8b", "--method", "qlora", "--cards", "*4090", "--batch", "2")
     for count in (1, 2):
@@ -604,6 +617,8 @@ def test_what_makes_no_sense_is_refused_in_two_lines(capsys, words, said):
         ["--steps", "1e19"],
         ["--min-memory", "1e308"],
         ["--electricity", "nan"],
+        ["--electricity", "-1"],
+        ["--electricity", "free"],
     ],
 )
 def test_numbers_that_cannot_be_are_refused(capsys, words):
