@@ -682,6 +682,12 @@ def test_results_of_several_cards_and_of_power_are_left_out():
         ("bert-base-uncased", "transformer", True),
         ("gpt3-xl", "transformer", True),
         ("stable_dreams", "other", True),
+        ("t5_encoder", "transformer", True),
+        ("google/t5-base", "transformer", True),
+        ("vit_l_16", "transformer", True),
+        ("darknet53", "other", True),
+        ("resnest50", "other", True),
+        ("sknet50", "other", True),
     ],
 )
 def test_names_are_matched_by_pattern_and_strangers_are_a_guess(name, operation, guessed):
