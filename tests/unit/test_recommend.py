@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpubench import advice
+from gpubench import advice, scaling
 from gpubench.cards import GIB, catalogue, get_card
 from gpubench.cli import main
 from gpubench.errors import UsageError
@@ -451,6 +451,26 @@ def test_measured_cases_take_the_place_of_the_model_and_are_counted():
     case = rows[0]["case_id"]
     rate = answer.options["geforce-rtx-3090"].candidate.rates[case]
     assert rate.value == pytest.approx(1 / rows[0]["median_s"])
+
+
+def test_a_draw_that_was_measured_is_what_electricity_is_reckoned_with():
+    rows = measured_rows("geforce-rtx-3090")
+    read = [row | {"energy_j": 150.0 * row["median_s"]} for row in rows]
+    plain, known = (
+        ask(rows=one, cards=("*3090",)).options["geforce-rtx-3090"] for one in (rows, read)
+    )
+    assert (plain.watts, known.watts) == pytest.approx((350, 150))
+    assert known.electricity_usd == pytest.approx(plain.electricity_usd * 150 / 350)
+
+
+def test_what_was_measured_of_one_card_scales_to_several_as_the_model_does():
+    rows = measured_rows("geforce-rtx-4090")
+    option = ask(rows=rows, cards=("*4090",), count=2).options["geforce-rtx-4090"]
+    share, _ = scaling.efficiency(option.card, 2)
+    for row in rows:
+        rate = option.candidate.rates[row["case_id"]]
+        assert rate.value == pytest.approx(2 * share.value / row["median_s"])
+        assert share.errors.items() <= rate.errors.items()
 
 
 def test_a_failed_case_takes_a_card_out_and_is_not_filled_by_the_model():

@@ -120,6 +120,21 @@ def test_scaling_compares_like_with_like_and_a_cards_own_results_come_first(monk
     assert shares["geforce-rtx-4070"] == pytest.approx(0.85)  # the median of both
 
 
+def test_the_interval_of_a_share_leaves_out_a_tenth_of_the_results_at_either_end(monkeypatch):
+    card = "geforce-rtx-4090"
+    results = [published_result(card, 1, 100.0)]
+    results += [published_result(card, 2, 100.0 + 10 * tenth) for tenth in range(1, 10)]
+    results += [published_result(card, 2, rate) for rate in (100.01, 199.99)]
+    monkeypatch.setattr(scaling, "published", lambda: results)
+    scaling._added.cache_clear()
+    try:
+        share, _ = scaling.efficiency(get_card(card), 2)
+    finally:
+        scaling._added.cache_clear()
+    assert share.value == pytest.approx(1.5 / 2)
+    assert share.high / share.low == pytest.approx(1.9 / 1.1)
+
+
 def test_a_further_card_adds_no_more_than_a_card(monkeypatch):
     """Whatever a noisy source has."""
     card = "geforce-rtx-4090"
