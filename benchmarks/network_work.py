@@ -387,7 +387,8 @@ def networks() -> list[tuple[str, str, str, str, Total, str]]:
     source = "Devlin et al. 2018 (arXiv:1810.04805)"
     base = transformer(12, 768, 12, 384, 30_522)
     large = transformer(24, 1024, 16, 384, 30_522)
-    words = "bert|gpt|t5|llama|llm|transformer|lora|whisper|reformer|mistral|qwen|vit|dinov2|opus"
+    words = "bert|gpt|llama|llm|transformer|lora|whisper|reformer|mistral|qwen|dinov2|opus"
+    words += "|(?<![a-z])(t5|vit)"  # which are within other names: darknet53, resnest50
     mix = mixed(convolutional(lambda x: resnet(x, RESNETS[50], bottleneck=True)), large)
     images = [
         (f"vit_{name}", f"vit_{name}_patch16", "transformer", "image", vit(*shape), _source(vit))

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from gpubench.cards import GIB, catalogue
 from gpubench.estimate import Estimate, geometric_mean
 from gpubench.job import Job
 from gpubench.profile import PARTS
-from gpubench.recommend import JOB, REFERENCE_HOURS, Answer, Option, Way
+from gpubench.recommend import JOB, OLDER, REFERENCE_HOURS, Answer, Option, Way
 from gpubench.render import Column
 from gpubench.score import Score
 from gpubench.sensitivity import Change
@@ -29,7 +30,7 @@ LEAST_WIDTH = 40
 HEADS = {"classes": "a head of two classes", "lm": "a masked-language head"}
 KINDS = {
     "memory": "too little memory",
-    "precision": "the precision is not in hardware",
+    "precision": "a precision not in hardware",
     "price": "over the price limit, or without a known price",
     "case": "a case without a number",
 }
@@ -130,7 +131,7 @@ def _costs(answer: Answer, option: Option) -> dict[str, Any]:
         rate = option.candidate.rates[JOB]
         tokens = question.job.tokens * DAY
         found |= {
-            "steps_per_day": rate.value * DAY,
+            "steps_per_day": rate.value * DAY / question.count,  # in each all cards take part
             "tokens_per_day": rate.value * tokens,
             "tokens_per_day_low": rate.low * tokens,
             "tokens_per_day_high": rate.high * tokens,
@@ -177,11 +178,13 @@ def tables(answer: Answer, top: int, form: str) -> str:
     price = f"{min(kinds)} price" if len(kinds) == 1 else "price"
     memory = "usable each" if answer.question.count > 1 else "usable"
     headings = {"price_text": price, "memory_text": memory}
-    # 120 columns: prices that each say their kind leave no room for the ratio
+    # 120 columns: tokens a day, or prices that each say their kind, leave no room for the ratio
+    left_out = {"tokens_per_day"} if answer.question.job is None else {"ratio_text"}
+    left_out |= {"ratio_text"} if len(kinds) > 1 else set()
     taken = [
         replace(column, heading=headings.get(column.key, column.heading))
         for column in TAKES
-        if column.key != "ratio_text" or len(kinds) < 2
+        if column.key not in left_out
     ]
     both = (render.rows(shown, columns, form, "") for columns in (SCORES, taken))
     return "\n".join(both)
@@ -261,6 +264,11 @@ def _hours(row: Mapping[str, Any]) -> str:
     return render.interval(middle, low, high, decimals, unit)
 
 
+def _many_tokens(value: float) -> str:
+    """``134 M``."""
+    return render.quantity("")(value).rstrip()
+
+
 def price_text(row: Mapping[str, Any], *, mixed: bool = False) -> str | None:
     """``$1,499, 2020-09``; whose price says the heading, or the cell where they are mixed."""
     if row["price_usd"] is None:
@@ -280,6 +288,7 @@ TAKES = (
     Column("card", "card"),
     Column("ratio_text", "of the first", right=True, spare=1),
     Column("takes_text", "takes [80 %]", right=True),
+    Column("tokens_per_day", "tokens/day", _many_tokens, right=True),
     Column("memory_text", "usable", right=True, spare=2),
     Column("price_text", "price", right=True),
     Column("cost_text", "job cost", right=True),
@@ -363,7 +372,7 @@ def sentence(answer: Answer) -> str:
     prices = "launch prices" if known <= {"launch"} else "those of --prices, else launch prices"
     basis = (
         f"The numbers are {origin}; prices are {prices}{TODAY if known <= {'launch'} else ''}; "
-        f"a score of 100 is the {_reference(answer)}."
+        f"a score of 100 is {_reference(answer)}."
     )
     parts = (head, _tie(answer), fits, without, basis, *_ways(answer))
     return " ".join(filter(None, parts))
@@ -371,10 +380,17 @@ def sentence(answer: Answer) -> str:
 
 def _reference(answer: Answer) -> str:
     """What is 100; its own price stays that of its launch whatever is given, so that 100 stays."""
-    card = answer.question.profile.reference
-    if not answer.question.prices or not card.launch_price_usd:
-        return label(card.card_id)
-    return f"{label(card.card_id)} at its launch price of {render.dollars(card.launch_price_usd)}"
+    price = answer.question.profile.reference.launch_price_usd
+    if not answer.question.prices or not price:
+        return _whole_reference(answer)
+    each = " each" if answer.question.count > 1 else ""
+    return f"{_whole_reference(answer)} at its launch price of {render.dollars(price)}{each}"
+
+
+def _whole_reference(answer: Answer) -> str:
+    """As many of the reference's card as are asked about."""
+    card = label(answer.question.profile.reference.card_id)
+    return f"{answer.question.count} × {card}" if answer.question.count > 1 else f"the {card}"
 
 
 def _taught(answer: Answer) -> list[str]:
@@ -557,8 +573,11 @@ def _apart(answer: Answer) -> Iterator[str]:
 def _excluded(answer: Answer) -> Iterator[str]:
     """How many cards each gate stops, and those that came nearest, with their numbers."""
     groups: dict[str, list[tuple[str, str]]] = {}
+    also: dict[str, Counter[str]] = {}
     for candidate, bars in answer.ranking.barred:
-        groups.setdefault(bars[0].kind, []).append((candidate.name, bars[0].reason))
+        kind = bars[0].kind
+        groups.setdefault(kind, []).append((candidate.name, bars[0].reason))
+        also.setdefault(kind, Counter()).update(sorted({bar.kind for bar in bars} - {kind}))
     if groups:
         total = sum(map(len, groups.values()))
         looked = render.count(len(answer.options), "card")
@@ -566,13 +585,15 @@ def _excluded(answer: Answer) -> Iterator[str]:
     for kind, members in groups.items():
         nearest = sorted(members, key=lambda one: _distance(answer, kind, one[0]))[:NAMED]
         said = "; ".join(f"{label(name)}: {render.clean(reason)}" for name, reason in nearest)
-        yield f"  {len(members)} for {KINDS[kind]}: {said}"
+        more = "".join(
+            f", {number} of these also for {KINDS[other]}" for other, number in also[kind].items()
+        )
+        yield f"  {len(members)} for {KINDS[kind]}{more}: {said}"
     yield from _unpriced(answer)
     job = answer.question.job
     only = sum({bar.kind for bar in bars} == {"precision"} for _, bars in answer.ranking.barred)
-    if only and job and job.precision in ("bf16", "tf32"):
-        other = "fp16" if job.low else "fp32"
-        yield f"  {only} of them would pass with --precision {other}"
+    if only and job and job.precision in OLDER:
+        yield f"  {only} of them would pass with --precision {OLDER[job.precision]}"
 
 
 def _unpriced(answer: Answer) -> Iterator[str]:
@@ -672,8 +693,7 @@ def assumptions(answer: Answer) -> list[str]:
     size = (
         f"{question.tokens:,.0f} tokens (--tokens)"
         if question.job
-        else f"what keeps the {label(question.profile.reference.card_id)} busy for "
-        f"{REFERENCE_HOURS:.0f} h"
+        else f"what keeps {_whole_reference(answer)} busy for {REFERENCE_HOURS:.0f} h"
     )
     mark = (
         " ≈ marks cards as good as the first within the error of the ratio, in which what all "
@@ -697,9 +717,10 @@ def assumptions(answer: Answer) -> list[str]:
     if question.count > 1 and answer.ranking.scored:
         card = answer.options[answer.ranking.scored[0].name].card
         share, source = scaling.efficiency(card, question.count)
+        high = min(share.high, 1.0)  # an interval knows no ends, a speed does
         lines.append(
             f"{question.count} cards, {SHARDING}: "
-            f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}] of "
+            f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * high:.0f}] of "
             f"{question.count} times one {label(card.card_id)}, from {source}."
         )
     return lines

@@ -25,8 +25,8 @@ TOML_EXAMPLE = '[[price]] card_id = "tesla-t4", price_usd = 400, date = "2026-01
 CSV_EXAMPLE = "tesla-t4,400,2026-01-31"
 #: dollars of a price; ratios of prices beyond are beyond what can be reckoned with
 LEAST, MOST = 0.01, 1e9
-#: $ in front, and commas that part thousands and nothing else
-WRITTEN = re.compile(r"\$?\s*(\d{1,3}(,\d{3})+|\d+)(\.\d*)?([eE]\+?\d+)?")
+#: $ in front, commas that part thousands and nothing else, and a point that can't be meant so
+WRITTEN = re.compile(r"\$?\s*(\d{1,3}(,\d{3})+|\d+)(\.(?!\d{3}(?!\d))\d*)?([eE]\+?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _format(path: Path) -> str:
 
 
 def _usd(where: str, value: Any) -> float:
-    """``700``, ``"$700"`` and ``"1,200"``; ``1.200,50`` and ``700 €`` could be anything."""
+    """``700``, ``"$700"`` and ``"1,200"``; ``1.200``, ``1.200,50``, ``700 €`` may be anything."""
     text = "" if isinstance(value, bool) else str(value).strip()
     price = float(re.sub(r"[$,\s]", "", text)) if WRITTEN.fullmatch(text) else math.nan
     if not LEAST <= price <= MOST:

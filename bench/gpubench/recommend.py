@@ -445,6 +445,8 @@ def job_hours(question: Question, one: score.Score) -> Estimate:
 # ways ------------------------------------------------------------------------------------------
 
 
+#: in the place of precisions that begin with Ampere, on cards before it
+OLDER = {"bf16": "fp16", "tf32": "fp32"}
 #: of a batch that was meant for all cards together
 SPLIT = "the batch split over the cards"
 #: of a job that few cards hold, the nearest first
@@ -477,11 +479,22 @@ def ways_to_fit(question: Question) -> list[Way]:
     """Changes of the job with which more cards pass, the nearest first; none without a job.
 
     Each is one change, or one with the largest batch that then fits any card that passes the
-    other gates.
+    other gates. Where no card passes then, the same in the precision that older cards have.
     """
     job = question.job
     if job is None:
         return []
+    if (ways := _ways(question, job)) or job.precision not in OLDER:
+        return ways
+    older = replace(job, precision=OLDER[job.precision])
+    if passing(question) or passing(replace(question, job=older)):
+        return []
+    said = f" with --precision {older.precision}"
+    return [replace(way, said=way.said + said) for way in _ways(question, older)]
+
+
+def _ways(question: Question, job: Job) -> list[Way]:
+    """Those from ``job`` on."""
     least = replace(
         job, batch=1, sequence=1, checkpointing=True, method="qlora" if job.low else "lora"
     )

@@ -2,18 +2,21 @@
 
 Only results of one source, software, network, precision and batch per card are set against each
 other: then the gain of n cards over one is the source's own, whatever its absolute figures are.
-The catalogue's NVLink bandwidth says which cards are alike.
+The catalogue's NVLink bandwidth and a card's form say which cards are alike.
 """
 
 import math
+import re
 from functools import cache
 
 from gpubench.cards import Card, catalogue
 from gpubench.estimate import REACH80, Estimate
 from gpubench.published import Published, published
 
-#: NVLink faster than any bridge between two boards: systems built around it (V100 SXM2 and later)
+#: NVLink faster than this is that of systems built around it (V100 SXM2 and later), or of a board
 FULL_NVLINK = 200e9
+#: for a slot, whose bridge joins few however fast it is (A100 PCIe, H100 PCIe, H100 NVL)
+BOARD = re.compile(r"\b(pcie|nvl)\b", re.IGNORECASE)
 CLASSES = {
     "none": "no NVLink, over PCIe",
     "bridge": "an NVLink bridge at most, and published machines often had none",
@@ -25,10 +28,11 @@ EVERY = "every kind"
 
 
 def interconnect(card: Card) -> str:
-    """Which of CLASSES a card belongs to, by the NVLink bandwidth of the catalogue."""
+    """Which of CLASSES a card belongs to, by its NVLink bandwidth and its names."""
     if not card.nvlink:
         return "none"
-    return "full" if card.nvlink > FULL_NVLINK else "bridge"
+    on_board = any(map(BOARD.search, (card.card_id, *card.driver_names)))
+    return "full" if card.nvlink > FULL_NVLINK and not on_board else "bridge"
 
 
 def efficiency(card: Card, count: int) -> tuple[Estimate, str]:
@@ -60,8 +64,12 @@ def _kind(card_id: str) -> str:
 
 
 def _share(added: list[float], share: float, count: int) -> float:
-    """Logarithm of the speed per card, where this share of results is slower."""
-    return math.log(max(1 + _quantile(added, share) * (count - 1), 1.0) / count)
+    """Logarithm of the speed per card, where this share of results is slower.
+
+    What a source has beyond one card's speed a card is its noise, or a smaller batch's gain.
+    """
+    added_each = min(max(_quantile(added, share), 0.0), 1.0)
+    return math.log((1 + added_each * (count - 1)) / count)
 
 
 @cache

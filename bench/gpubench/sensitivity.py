@@ -109,7 +109,10 @@ def nearest_limit(
 def nearest_memory(
     ranking: Ranking, needs: Needs, again: Callable[[Needs], Ranking]
 ) -> list[Change]:
-    """How much more or less the job would have to need for another card to win."""
+    """How much more or less the job would have to need for another card to win.
+
+    Less brings cards in; one with a price sets those without apart, and wins over none of them.
+    """
     if not needs.memory_bytes:
         return []
     changes = []
@@ -122,9 +125,11 @@ def nearest_memory(
         {one.usable_bytes for one in _only_barred_by(ranking, "memory") if one.usable_bytes},
         reverse=True,
     ):
-        other = again(replace(needs, memory_bytes=usable)).scored
-        if other and other[0].name != _winner(ranking):
-            changes.append(Change("memory", "need", needs.memory_bytes, usable, other[0].name))
+        after = again(replace(needs, memory_bytes=usable))
+        if _winner(ranking) in {one.name for one in after.apart}:
+            break
+        if after.scored and _winner(after) != _winner(ranking):
+            changes.append(Change("memory", "need", needs.memory_bytes, usable, _winner(after)))
             break
     return changes
 

@@ -350,6 +350,11 @@ def _refuse_what_is_not_modelled(config: Mapping[str, Any], family: Family, wher
     Raises:
         UsageError: the configuration has one.
     """
+    if quantised := config.get("quantization_config"):
+        raise UsageError(
+            f"{where}: quantised weights ({_quantisation(quantised)}) aren't modelled",
+            "name the unquantised model; --method qlora trains it from 4-bit weights",
+        )
     experts = next((key for key in config if "experts" in key and config[key]), None)
     if experts:
         raise UsageError(
@@ -365,3 +370,10 @@ def _refuse_what_is_not_modelled(config: Mapping[str, Any], family: Family, wher
     for key in ("add_cross_attention", "is_decoder", "mlp_bias"):
         if config.get(key):
             raise UsageError(f"{where}: {key} isn't modelled", "name a model without it")
+
+
+def _quantisation(config: Any) -> str:
+    """``'gptq', 4 bit``, as far as the configuration says it."""
+    known = config if isinstance(config, dict) else {}
+    method, bits = known.get("quant_method", "of an unknown kind"), known.get("bits")
+    return f"{method!r:.40}" + (f", {bits} bit" if bits in range(1, 33) else "")

@@ -168,6 +168,22 @@ def test_figures_that_everybody_knows():
     assert ampere.bandwidth == pytest.approx(2039e9, rel=0.001)
 
 
+def test_error_correction_takes_memory_where_it_is_on_as_delivered_and_has_none_of_its_own():
+    """Data-centre cards with GDDR; HBM has bits for it, and workstation cards come without."""
+    shares = {"nvidia-l4": 0.91, "nvidia-a40": 0.91, "rtx-a6000": 0.975, "rtx-6000-ada": 0.975}
+    shares |= {"quadro-rtx-8000": 0.975, "nvidia-a100-pcie-40gb": 0.975, "geforce-rtx-4090": 0.975}
+    for card_id, share in shares.items():
+        card = get_card(card_id)
+        assert card.usable_bytes / card.memory_bytes == pytest.approx(share), card_id
+
+
+def test_fp64_products_run_on_tensor_cores_where_these_are_faster():
+    """NVIDIA's datasheets: twice the CUDA cores' rate on A100 and H100, and no more on B200."""
+    known = {"nvidia-a100-sxm4-80gb": 19.5, "nvidia-h100-sxm5": 67, "nvidia-b200-sxm": 37}
+    for card_id, tflops in (known | {"tesla-v100-sxm2-16gb": 7.8}).items():
+        assert get_card(card_id).peak_flops("fp64") == pytest.approx(tflops * 1e12, rel=0.1)
+
+
 def test_without_tensor_cores_fp16_runs_on_the_cuda_cores():
     """At FP32's rate on consumer Pascal, where libraries widen; at twice that on P100, GTX 16."""
     for card_id, factor in {

@@ -22,7 +22,7 @@ from gpubench.efficiency import Observation
 from gpubench.errors import UsageError
 from gpubench.estimate import REACH80
 from gpubench.job import CONTEXT_BYTES, Job
-from gpubench.predict import OPERATIONS, Predictor
+from gpubench.predict import MOST_TAUGHT, OPERATIONS, Predictor
 from gpubench.published import COLUMNS, Published, published
 from gpubench.suite import load_suite
 from gpubench.transformer import get_model
@@ -566,6 +566,32 @@ def test_a_wild_result_moves_other_cards_little(slower):
         assert moved < 1.1
 
 
+@pytest.mark.parametrize("factor", [1 / 100, 100])
+def test_a_result_far_from_all_expectation_teaches_nothing_fast_or_slow(factor):
+    usual = gemm_on(SHIPPED, "geforce-rtx-4090").seconds
+    wild = row(seconds=factor * usual, cache="hot")
+    assert SHIPPED.with_measured([wild]) is SHIPPED
+    both = SHIPPED.with_measured([row(seconds=usual), wild])
+    assert both.basis.endswith("(1 more too far from all expectation)")
+    alone = SHIPPED.with_measured([row(seconds=usual)])
+    assert gemm_on(both, "geforce-rtx-4080") == dataclasses.replace(
+        gemm_on(alone, "geforce-rtx-4080"), basis=both.basis
+    )
+
+
+def test_of_more_results_than_are_taught_the_last_count_as_the_first():
+    usual = gemm_on(SHIPPED, "geforce-rtx-4090").seconds
+    one = Observation(get_card("geforce-rtx-4090"), GEMM, "fp16", "gemm", 1, seconds=usual)
+    slow = dataclasses.replace(
+        one, card=get_card("tesla-t4"), seconds=2 * gemm_on(SHIPPED, "tesla-t4").seconds
+    )
+    many = [dataclasses.replace(one, series=str(place)) for place in range(MOST_TAUGHT)]
+    many += [dataclasses.replace(slow, series=str(place)) for place in range(MOST_TAUGHT)]
+    taught = SHIPPED.with_observations(many)
+    before, after = (gemm_on(one, "tesla-t4").seconds for one in (SHIPPED, taught))
+    assert after > 1.2 * before
+
+
 CYCLE = ("geforce-rtx-4090", "geforce-rtx-3080-10gb") * 3 + ("geforce-rtx-4090",)
 
 
@@ -682,6 +708,12 @@ def test_results_of_several_cards_and_of_power_are_left_out():
         ("bert-base-uncased", "transformer", True),
         ("gpt3-xl", "transformer", True),
         ("stable_dreams", "other", True),
+        ("t5_encoder", "transformer", True),
+        ("google/t5-base", "transformer", True),
+        ("vit_l_16", "transformer", True),
+        ("darknet53", "other", True),
+        ("resnest50", "other", True),
+        ("sknet50", "other", True),
     ],
 )
 def test_names_are_matched_by_pattern_and_strangers_are_a_guess(name, operation, guessed):

@@ -56,6 +56,13 @@ def test_a_price_may_have_a_dollar_sign_and_commas_between_thousands(tmp_path, w
     assert load_prices(str(path))["tesla-t4"].usd == 1200
 
 
+@pytest.mark.parametrize("written", ["1200.50", "1200.5", "1200.5000", '"$1,200.50"'])
+def test_a_point_before_cents_is_one(tmp_path, written):
+    path = tmp_path / "p.csv"
+    path.write_text(f"card_id,price_usd\ntesla-t4,{written}\n")
+    assert load_prices(str(path))["tesla-t4"].usd == 1200.5
+
+
 def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
     csv, toml = tmp_path / "p.csv", tmp_path / "p.toml"
     csv.write_text("card_id,price_usd\ntesla-t4,400\n")
@@ -81,6 +88,9 @@ def test_prices_in_toml_say_the_same_as_in_csv(tmp_path):
         ("p.csv", "card_id,price_usd\ntesla-t4,1,200\n", "quote a price with a comma"),
         ("p.csv", 'card_id,price_usd\ntesla-t4,"1,20"\n', "is no price"),
         ("p.csv", "card_id,price_usd\ntesla-t4,700 €\n", "write US dollars"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,1.200\n", "'1.200' is no price"),
+        ("p.csv", "card_id,price_usd\ntesla-t4,$12.500\n", "'$12.500' is no price"),
+        ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = '1.200'\n", "as 1200, 1200.50"),
         ("p.toml", "prices = 3\n", '[[price]] card_id = "tesla-t4", price_usd = 400'),
         ("p.toml", "[price]\ncard_id = 'x'\n", "[[price]] blocks"),
         ("p.toml", "[[price]]\ncard_id = 'tesla-t4'\nprice_usd = true\n", "True is no price"),

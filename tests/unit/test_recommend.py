@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpubench import advice
+from gpubench import advice, scaling
 from gpubench.cards import GIB, catalogue, get_card
 from gpubench.cli import main
 from gpubench.errors import UsageError
@@ -135,6 +135,29 @@ def test_where_nothing_fits_it_says_the_nearest_ways_and_they_do_fit():
     assert ways_to_fit(replace(large, price_limit=1600.0))[0].counts is None  # one card's price
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "bert-large", "--head", "lm", "--cards", "1660 super"),
+        ("--model", "llama-8b", "--method", "qlora", "--cards", "2080 ti"),
+        ("--model", "bert-large", "--head", "lm", "--cards", "1660 super", "--precision", "tf32"),
+    ],
+)
+def test_a_card_short_of_memory_and_precision_learns_of_both_and_what_is_offered_passes(
+    words, capsys
+):
+    status, out, _ = run(capsys, *words)
+    said = " ".join(out.split())
+    assert status == 0
+    assert "1 for too little memory, 1 of these also for a precision not in hardware" in said
+    offers = re.search(r"Cards pass with (.*?)\. Excluded", said)[1].split("; or ")
+    for offer in offers:
+        flags = " ".join(re.findall(r"--[a-z]+(?: (?!with )[a-z0-9]+)?", offer)).split()
+        assert "--precision" in flags
+        _, out, _ = run(capsys, *words, *flags)
+        assert "does not pass" not in out
+
+
 def test_bert_is_fine_tuned_for_classes_unless_words_are_asked_for(capsys):
     """As the workload `bert` is, which predict says fits 24 GiB."""
     words = ("--model", "bert-large", "--batch", "32", "--seq", "512", "--cards", "*4090")
@@ -234,6 +257,19 @@ def test_with_given_prices_100_is_said_to_be_the_reference_at_its_launch_price()
     assert "at its launch price" not in advice.sentence(ask(cards=("*3090",)))
 
 
+def test_of_several_cards_100_is_as_many_of_the_reference():
+    cards = ("*h100-sxm5", "*3090")
+    said = " ".join(advice.text(ask(count=4, cards=cards), "table", 3).split())
+    assert "a score of 100 is 4 × GeForce RTX 3090." in said
+    assert "The job is what keeps 4 × GeForce RTX 3090 busy for 24 h" in said
+    given = {"nvidia-h100-sxm5": Price(20_000.0, "", "given")}
+    said = advice.sentence(ask(count=4, cards=cards, prices=given))
+    assert "100 is 4 × GeForce RTX 3090 at its launch price of $1,499 each." in said
+    rows = {row["card_id"]: row for row in advice.rows(ask(count=4, cards=cards, prices=given))}
+    assert rows["geforce-rtx-3090"]["score"] == pytest.approx(100)
+    assert "a score of 100 is the GeForce RTX 3090." in advice.sentence(ask(cards=cards))
+
+
 def test_nothing_that_passes_is_an_answer_and_no_error(capsys):
     status, out, _ = run(capsys, "--model", "llama-8b", "--price-limit", "10")
     assert status == 0
@@ -292,6 +328,36 @@ def test_the_cost_of_a_job_is_its_electricity_and_its_share_of_the_price():
     assert option.hours.value == pytest.approx(hours)
     assert option.electricity_usd == pytest.approx(hours * 0.450 * 0.5)
     assert option.cost_usd == pytest.approx(hours * 0.450 * 0.5 + 1599 * hours / 1000)
+
+
+@pytest.mark.parametrize("nothing", ["0", "$0", "0.00"])
+def test_electricity_may_cost_nothing(nothing, capsys):
+    asked = ("--model", "llama-8b", "--method", "qlora", "--cards", "*4090", "*a100-pcie-40gb")
+    status, out, _ = run(capsys, *asked, "--electricity", nothing, "--format", "json")
+    rows = {row["card_id"]: row for row in json.loads(out)["rows"]}
+    assert status == 0
+    assert {row["electricity_usd"] for row in rows.values()} == {0}
+    row = rows["geforce-rtx-4090"]
+    assert row["job_cost_usd"] == pytest.approx(1599 * row["job_hours"] / 8760)
+    _, out, _ = run(capsys, *asked, "--electricity", nothing)
+    assert "electricity at $0 per kWh" in " ".join(out.split())
+
+
+def test_steps_and_tokens_of_a_day_are_in_the_answer_and_a_step_is_that_of_all_cards(capsys):
+    asked = ("--model", "llama-8b", "--method", "qlora", "--cards", "*4090", "--batch", "2")
+    for count in (1, 2):
+        words = (*asked, "--count", str(count), "--steps", "1000")
+        _, out, _ = run(capsys, *words, "--format", "json")
+        (row,) = json.loads(out)["rows"]
+        tokens = 2 * 512 * count
+        assert row["tokens_per_day"] == pytest.approx(row["steps_per_day"] * tokens)
+        assert row["job_hours"] == pytest.approx(24 * 1000 / row["steps_per_day"])
+        _, out, _ = run(capsys, *words)
+        assert f"The job is {1000 * tokens:,} tokens" in " ".join(out.split())
+        heading = next(line for line in out.splitlines() if "takes [80 %]" in line)
+        assert re.search(r"takes \[80 %\] +tokens/day", heading)
+        assert f"  {row['tokens_per_day'] / 1e6:.0f} M  " in out
+    assert "tokens/day" not in run(capsys, "--cards", "*4090")[1]
 
 
 def test_a_card_without_a_price_shows_its_electricity_alone_and_says_so():
@@ -385,6 +451,26 @@ def test_measured_cases_take_the_place_of_the_model_and_are_counted():
     case = rows[0]["case_id"]
     rate = answer.options["geforce-rtx-3090"].candidate.rates[case]
     assert rate.value == pytest.approx(1 / rows[0]["median_s"])
+
+
+def test_a_draw_that_was_measured_is_what_electricity_is_reckoned_with():
+    rows = measured_rows("geforce-rtx-3090")
+    read = [row | {"energy_j": 150.0 * row["median_s"]} for row in rows]
+    plain, known = (
+        ask(rows=one, cards=("*3090",)).options["geforce-rtx-3090"] for one in (rows, read)
+    )
+    assert (plain.watts, known.watts) == pytest.approx((350, 150))
+    assert known.electricity_usd == pytest.approx(plain.electricity_usd * 150 / 350)
+
+
+def test_what_was_measured_of_one_card_scales_to_several_as_the_model_does():
+    rows = measured_rows("geforce-rtx-4090")
+    option = ask(rows=rows, cards=("*4090",), count=2).options["geforce-rtx-4090"]
+    share, _ = scaling.efficiency(option.card, 2)
+    for row in rows:
+        rate = option.candidate.rates[row["case_id"]]
+        assert rate.value == pytest.approx(2 * share.value / row["median_s"])
+        assert share.errors.items() <= rate.errors.items()
 
 
 def test_a_failed_case_takes_a_card_out_and_is_not_filled_by_the_model():
@@ -551,6 +637,8 @@ def test_what_makes_no_sense_is_refused_in_two_lines(capsys, words, said):
         ["--steps", "1e19"],
         ["--min-memory", "1e308"],
         ["--electricity", "nan"],
+        ["--electricity", "-1"],
+        ["--electricity", "free"],
     ],
 )
 def test_numbers_that_cannot_be_are_refused(capsys, words):

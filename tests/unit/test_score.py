@@ -314,6 +314,18 @@ def test_a_missing_price_neither_wins_nor_loses_it_stands_apart(cards, shares):
         assert len(ranking.scored) == len(cards)
 
 
+def test_those_that_stand_apart_are_in_their_own_order_the_best_first():
+    unpriced = [candidate(name, rate, price_usd=None) for name, rate in (("x", 1.0), ("y", 2.0))]
+    ranking = score.rank(
+        [candidate("z"), *unpriced],
+        candidate("z"),
+        {"value": 1, "memory": 1, "performance": 1},
+        CASES,
+    )
+    assert [one.name for one in ranking.scored] == ["z"]
+    assert [one.name for one in ranking.apart] == ["y", "x"]
+
+
 def test_where_only_the_price_weighs_a_card_without_one_is_out_with_that_reason():
     cards = [candidate("x", price_usd=None), candidate("y")]
     ranking = score.rank(cards, cards[1], {"value": 1.0}, CASES)
@@ -526,6 +538,14 @@ def test_measured_energy_takes_the_place_of_board_power():
     alike = score.of_results(rows + plain, profile)
     surer = next(one for one in alike.ranking.scored if one.name.startswith("rtx-a6000"))
     assert surer.parts["efficiency"].deviation < found["rtx-a6000"].parts["efficiency"].deviation
+
+
+def test_the_draw_of_each_case_weighs_as_the_case_does():
+    drawn = {"first": 100.0, "second": 200.0, "third": 800.0}
+    card = candidate(watts={case: Estimate.of(watts) for case, watts in drawn.items()})
+    one = score.score(card, candidate(), {"efficiency": 1.0}, CASES)
+    mean = (100**3 * 200 * 800**2) ** (1 / 6)  # by the weights of CASES
+    assert one.parts["efficiency"].value == pytest.approx(100 * 100 / mean)
 
 
 def test_how_far_below_its_boards_power_a_card_draws_is_partly_its_own():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gpubench import advice, score, sensitivity
 from gpubench.job import Job, get_model
+from gpubench.prices import Price
 from gpubench.profile import PARTS, load_profile
 from gpubench.recommend import Question, recommend
 
@@ -79,3 +80,19 @@ def test_the_changes_of_memory_and_limit_hold_when_asked_again():
     assert more.after > usable
     assert more.winner is None  # a thousand dollars buy no more than 16 GiB at launch prices
     assert "no card would pass" in advice.text(answer, "table", 3)
+
+
+def test_a_card_that_only_sets_the_winner_apart_is_not_said_to_win():
+    """Of those that hold 70 billion none has a price; of 48 GiB one has, and is slower."""
+    job = Job(get_model("llama-70b"), "qlora")
+    answer = ask(job)
+    first = answer.ranking.scored[0].name
+    smaller = recommend(replace(answer.question, job=replace(job, checkpointing=True)))
+    assert smaller.ranking.scored[0].name != first
+    assert first in {one.name for one in smaller.ranking.apart}
+    assert "GiB less" not in advice.text(answer, "table", 3)
+    dear = {"nvidia-a100-pcie-80gb": Price(40_000, "", "given")}
+    both = ask(job, cards=("*6000-ada", "nvidia-a100-pcie-80gb"), prices=dear)
+    assert "GiB less (46.8 in all), RTX 6000 Ada Generation would win" in advice.text(
+        both, "table", 3
+    )

@@ -95,6 +95,22 @@ def test_what_is_not_modelled_is_refused_by_its_name(tmp_path, changed, words):
 
 
 @pytest.mark.parametrize(
+    ("quantised", "words"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "quantised weights ('gptq', 4 bit) aren't modelled"),
+        ({"quant_method": "fp8"}, "quantised weights ('fp8') aren't modelled"),
+        ({"bits": 10**99}, "quantised weights ('of an unknown kind') aren't modelled"),
+        (["x"], "quantised weights ('of an unknown kind') aren't modelled"),
+    ],
+)
+def test_quantised_weights_are_refused_with_what_to_name_in_their_place(tmp_path, quantised, words):
+    with pytest.raises(UsageError) as error:
+        get_model(str(saved(tmp_path, quantization_config=quantised)))
+    assert words in str(error.value)
+    assert "the unquantised model; --method qlora" in error.value.remedy
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("{", "not valid JSON"),

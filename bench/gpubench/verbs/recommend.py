@@ -64,7 +64,12 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "price_usd and, if known, date, or TOML with [[price]] blocks of these keys",
     )
     cost.add_argument("--hours", type=amount, metavar="H", help="a card's life; default: 8760")
-    cost.add_argument("--electricity", type=dollars, metavar="USD", help="a kWh; default: 0.15")
+    cost.add_argument(
+        "--electricity",
+        type=electricity,
+        metavar="USD",
+        help="a kWh; 0 if it costs nothing more; default: 0.15",
+    )
     sub.add_argument("--top", type=positive, default=8, metavar="N", help="rows; default: 8")
     add_format(sub)
 
@@ -72,6 +77,15 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 def tokens(text: str) -> int:
     """A length that is for the model to refuse, which knows how many tokens it takes."""
     return positive(text, most=10**9)
+
+
+def electricity(text: str) -> float:
+    """As `dollars`, or nothing: it is in the rent, or comes off the roof."""
+    try:
+        free = float(text.removeprefix("$")) == 0
+    except ValueError:
+        free = False
+    return 0.0 if free else dollars(text)
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -98,7 +112,7 @@ def question(arguments: argparse.Namespace) -> Question:
     job = job_of(arguments)
     tokens = arguments.tokens or TOKENS
     if job and arguments.steps:
-        tokens = arguments.steps * job.tokens
+        tokens = arguments.steps * job.tokens * arguments.count
     rows: Sequence[Mapping[Any, Any]] = ()
     files = 0
     if arguments.results:
