@@ -25,6 +25,8 @@ from gpubench.workload import Case, Work, format_value, get_workload
 
 # What a case costs beside its steps: preparing, checking, writing the row.
 OVERHEAD_S = 0.3
+# A case that is running when the run's budget is spent may still end within this time.
+GRACE_S = 5.0
 # What the rows of one file have to share, beside the suite.
 SAME_WHEN_RESUMED = ("provenance", "card_id", "host_hash", "torch", "driver")
 
@@ -34,7 +36,8 @@ class Request:
     """What to run, where, and how often.
 
     Attributes:
-        budget_s: seconds for the whole run; cases that don't fit in become rows that say so.
+        budget_s: seconds for all cases, from the first one's start; those that don't fit in become
+            rows that say so.
         identify: keep unsalted hashes, so that machines are recognised across installations.
         first_trial: number of the first trial, where another run has had those before.
         run_id: shared by runs that each measure a part of one; by default a new one.
@@ -216,7 +219,7 @@ class Execution:
                 if self.request.budget_s is not None:
                     left_s = min(left_s, max(0.0, self.request.budget_s - elapsed))
                 yield Started(case, trial, position, len(todo), left_s)
-                record = self._run_case(made, trial, case, forecast, elapsed)
+                record = self._run_case(made, trial, case, forecast, began)
                 self.records.append(record)
                 writer.append(record)
                 done_s += made.case_s(forecast)
@@ -302,21 +305,32 @@ class Execution:
         return todo
 
     def _run_case(
-        self, made: Plan, trial: int, case: Case, forecast: Forecast, elapsed_s: float
+        self, made: Plan, trial: int, case: Case, forecast: Forecast, began: float
     ) -> Record:
         started_at = datetime.now(UTC)
-        budget_s = self.request.budget_s
         if forecast.left_out:
             outcome = Outcome("unsupported", forecast.left_out)
-        elif budget_s is not None and elapsed_s >= budget_s:
-            reason = f"not started: the run's budget of {budget_s:g} s was spent"
-            outcome = Outcome("timeout", f"{reason}; --resume goes on")
         else:
-            worker = self._worker_for(trial)
-            outcome = worker.measure(case, made.rule, self.request.suite.timeout_s)
+            outcome = self._measure(made, trial, case, began)
         if outcome.poisoned:
             self._end_worker()
         return self._record(made, trial, case, forecast, started_at, outcome)
+
+    def _measure(self, made: Plan, trial: int, case: Case, began: float) -> Outcome:
+        """Have a case measured within the suite's limit and what is left of the run's budget."""
+        timeout_s, budget_s = self.request.suite.timeout_s, self.request.budget_s
+        if budget_s is None:
+            return self._worker_for(trial).measure(case, made.rule, timeout_s)
+        spent = f"the run's budget of {budget_s:g} s was spent"
+        if time.monotonic() - began >= budget_s:
+            return Outcome("timeout", f"not started: {spent}; --resume goes on")
+        worker = self._worker_for(trial)  # starting a new one takes of the budget, too
+        left_s = max(0.0, budget_s - (time.monotonic() - began)) + GRACE_S
+        outcome = worker.measure(case, made.rule, min(timeout_s, left_s))
+        if outcome.status == "timeout" and left_s < timeout_s:
+            reason = f"ended after {left_s:.3g} s: {spent}; --resume goes on"
+            outcome = replace(outcome, reason=reason)
+        return outcome
 
     def _record(
         self,

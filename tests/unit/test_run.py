@@ -138,6 +138,29 @@ def test_a_spent_budget_leaves_rows_that_say_so(suite, tmp_path):
     assert "budget" in execution.records[0].reason
 
 
+def test_a_case_that_hangs_is_ended_soon_after_the_budget_long_before_the_suites_limit(
+    suite, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gpubench.run.GRACE_S", 0.5)
+    began = time.monotonic()
+    execution, _ = execute(suite, tmp_path, f"{CARD},hang=*", budget_s=1.0)
+    assert time.monotonic() - began < suite.timeout_s / 2
+    assert {record.status for record in execution.records} == {"timeout"}
+    ended, *others = [record.reason for record in execution.records]
+    assert ended.startswith("ended after 1.5 s: the run's budget of 1 s was spent")
+    assert all(reason.startswith("not started") for reason in others)
+
+
+def test_within_a_budget_the_suites_limit_ends_a_case_all_the_same(tmp_path):
+    path = tmp_path / "impatient.toml"
+    path.write_text(SUITE.format(timeout_s=1))
+    suite = load_suite(str(path)).select(only=["*512x512x512*fp32*"])
+    execution, _ = execute(suite, tmp_path, f"{CARD},hang=*", budget_s=60.0)
+    assert [record.reason for record in execution.records] == [
+        "ended after 1 s, the suite's timeout_s"
+    ]
+
+
 def test_resuming_runs_what_is_missing_or_failed_and_keeps_the_rest(suite, tmp_path):
     first, _ = execute(suite, tmp_path, f"{CARD},oom=*512x512x512*")
     again, events = execute(suite, tmp_path, resume=str(first.path))
