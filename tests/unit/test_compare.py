@@ -338,16 +338,52 @@ def test_equal_builds_of_many_cases_are_rarely_called_at_all(make_record):
 # what can be compared -----------------------------------------------------------------------------
 
 
-def test_sides_are_compared_case_by_case_with_their_medians(side, verdicts):
+def test_sides_are_compared_case_by_case_with_their_times(side, verdicts):
     side("a", STEADY)
     side("b", scaled(STEADY, 1.25))
     (row,) = verdicts()
     assert (row["baseline"], row["side"], row["verdict"]) == ("a", "b", "slower")
-    assert row["baseline_s"] == pytest.approx(1.0)
-    assert row["median_s"] == pytest.approx(1.25)
+    assert row["baseline_s"] == pytest.approx(1.0, rel=1e-5)
+    assert row["median_s"] == pytest.approx(1.25, rel=1e-5)
     assert row["speedup"] == pytest.approx(0.8)
     assert row["speedup_low"] < 0.8 < row["speedup_high"]
     assert (row["baseline_trials"], row["trials"]) == (5, 5)
+
+
+#: a side of three trials, one of them far out: its median is not its mean
+OUTLYING = (1.0, 1.01, 3.0)
+
+
+@pytest.mark.parametrize("other", [STEADY, OUTLYING, (0.5, 2.0), (1.5,)])
+def test_the_times_beside_a_speedup_have_that_ratio(other, side, verdicts):
+    side("a", OUTLYING)
+    side("b", other)
+    (row,) = verdicts()
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
+
+
+def test_where_runs_are_the_units_the_times_are_theirs(side, verdicts):
+    side("a", OUTLYING, card="before")
+    side("b", [*OUTLYING, {"samples_s": [9.0] * 6, "run_id": "second"}], card="after")
+    (row,) = verdicts(by="card")
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
+
+
+def test_of_pairs_the_times_are_of_those_that_are_whole(side, verdicts):
+    baseline, contender = in_turn(1.05)
+    side("a", [*baseline, 50.0])
+    side("b", contender)
+    (row,) = verdicts(paired=True)
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
+
+
+def test_one_wild_round_of_many_pairs_moves_neither_the_speedup_nor_the_times(side, verdicts):
+    baseline, contender = (values * 3 for values in in_turn(1.05))
+    side("a", baseline)
+    side("b", [100.0, *contender[1:]])
+    (row,) = verdicts(paired=True)
+    assert row["speedup"] == pytest.approx(1 / 1.05, rel=0.01)
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"], rel=0.05)
 
 
 def test_swapping_the_baseline_mirrors_every_verdict(side, verdicts):
