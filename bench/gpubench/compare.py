@@ -497,13 +497,19 @@ def conclusions(rows: Sequence[dict[str, Any]], why: str = "") -> list[str]:
         return ["no case is on two sides"]
     counts = Counter(row["verdict"] for row in rows if worth_showing(row))
     verdicts = (f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    alone = sum(row["reason"] == "one_side_only" for row in rows)
-    nowhere = len(rows) - alone - counts.total()
+    # Of several sides a case may lack more than one: it is one case all the same.
+    alone, nowhere = set[tuple[str, str]](), set[tuple[str, str]]()
+    for row in rows:
+        if not worth_showing(row):
+            hidden = alone if row["reason"] == "one_side_only" else nowhere
+            hidden.add((row["case_id"], row["cache"]))
     lines = [
         f"baseline: {render.clean(rows[0]['baseline'])}{f' ({why})' if why else ''}",
         ", ".join(verdicts),
-        f"not shown: {alone} cases that one side lacks" if alone else None,
-        f"not shown: {nowhere} cases without a result on either side" if nowhere else None,
+        f"not shown: {render.count(len(alone), 'case')} that one side lacks" if alone else None,
+        f"not shown: {render.count(len(nowhere), 'case')} without a result on either side"
+        if nowhere
+        else None,
         next_step(rows),
     ]
     return [line for line in lines if line]

@@ -957,6 +957,16 @@ def test_conclusions_count_every_row_once(side, verdicts):
     assert conclusions([])[0] == "no case is on two sides"
 
 
+def test_what_is_not_shown_is_counted_in_cases_however_many_sides_there_are(side, verdicts):
+    lost = [{"case_id": "lost", **FAILED}, {"case_id": "lost", "cache": "hot", **FAILED}]
+    side("a", [*STEADY, {"case_id": "alone"}, {"case_id": "alone", "cache": "hot"}, *lost])
+    for name in "bcd":
+        side(name, [*STEADY, *lost])
+    said = conclusions(verdicts())
+    assert "not shown: 2 cases that one side lacks" in said
+    assert "not shown: 2 cases without a result on either side" in said
+
+
 def test_a_speedup_is_shown_with_its_bounds_or_as_unknown(side, verdicts):
     side("a", STEADY)
     side("b", scaled(STEADY, 0.5))
