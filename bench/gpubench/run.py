@@ -61,20 +61,62 @@ class Request:
 
 @dataclass(frozen=True)
 class Started:
-    """A case is about to run; ``left_s`` is the expected time until the run's end."""
+    """A case is about to run.
+
+    Attributes:
+        left_s: the expected time until the run's end, in seconds.
+        case_s: the part of it that is this case's.
+    """
 
     case: Case
     trial: int
     position: int
     total: int
     left_s: float
+    case_s: float
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A case has ended and its row is on disk."""
+    """A case has ended and its row is on disk; ``left_s`` seconds are expected to follow."""
 
     record: Record
+    left_s: float
+
+
+@dataclass
+class Pace:
+    """How long what is still to come will take: as expected, times how wrong that was so far.
+
+    Attributes:
+        ahead_s: expected wall time of the cases that have not ended.
+        began: when the first case started, on the monotonic clock.
+        budget_s: what the whole run may take; None is without limit.
+        done_s: expected wall time of the cases that have ended.
+    """
+
+    ahead_s: float
+    began: float
+    budget_s: float | None = None
+    done_s: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        """Measured time over the expected one, once a few cases have ended."""
+        return (time.monotonic() - self.began) / self.done_s if self.done_s > 5 else 1.0
+
+    @property
+    def left_s(self) -> float:
+        """Expected time until the run's end."""
+        left_s = max(0.0, self.ahead_s) * self.factor
+        if self.budget_s is None:
+            return left_s
+        return min(left_s, max(0.0, self.budget_s - (time.monotonic() - self.began)))
+
+    def ended(self, expected_s: float) -> None:
+        """A case of which this was expected has ended."""
+        self.ahead_s -= expected_s
+        self.done_s += expected_s
 
 
 @dataclass
@@ -210,20 +252,16 @@ class Execution:
             made = _plan(self.request, self._worker_for(self.request.first_trial))
             writer = self._open_file(made)
             todo = self._todo(made)
-            expected_s = sum(made.case_s(forecast) for _, _, forecast in todo)
-            began, done_s = time.monotonic(), 0.0
+            costs = [made.case_s(forecast) for _, _, forecast in todo]
+            pace = Pace(sum(costs), time.monotonic(), self.request.budget_s)
             for position, (trial, case, forecast) in enumerate(todo, start=1):
-                elapsed = time.monotonic() - began
-                pace = elapsed / done_s if done_s > 5 else 1.0
-                left_s = (expected_s - done_s) * pace
-                if self.request.budget_s is not None:
-                    left_s = min(left_s, max(0.0, self.request.budget_s - elapsed))
-                yield Started(case, trial, position, len(todo), left_s)
-                record = self._run_case(made, trial, case, forecast, began)
+                case_s = costs[position - 1]
+                yield Started(case, trial, position, len(todo), pace.left_s, case_s * pace.factor)
+                record = self._run_case(made, trial, case, forecast, pace.began)
                 self.records.append(record)
                 writer.append(record)
-                done_s += made.case_s(forecast)
-                yield Finished(record)
+                pace.ended(case_s)
+                yield Finished(record, pace.left_s)
         finally:
             self._end_worker()
             if self._begun and not self.records:
