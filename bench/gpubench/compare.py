@@ -434,8 +434,19 @@ def next_step(rows: Sequence[dict[str, Any]]) -> str | None:
     suite = quote(render.clean(open_ones[0]["suite"]))  # a stranger's file may say anything
     return (
         f"to settle the inconclusive ones, measure each side with `gpubench run "
-        f"--suite {suite} --trials {trials}` and compare the new files"
+        f"--suite {suite}{_simulated(open_ones)} --trials {trials}` and compare the new files"
     )
+
+
+def _simulated(rows: Sequence[dict[str, Any]]) -> str:
+    """The device to name where results are simulated: without one, a run would be of this machine.
+
+    How the card was scripted, such as its seed, no result says.
+    """
+    if any(row["provenance"] != "virtual" for row in rows):
+        return ""
+    cards = {row[side] for row in rows for side in ("card_id", "baseline_card_id")}
+    return f" --device virtual:{quote(render.clean(cards.pop())) if len(cards) == 1 else 'CARD'}"
 
 
 def show_speedup(row: dict[str, Any]) -> str:

@@ -59,10 +59,16 @@ def refused(done, status, *words):
         (["run", "--device", "virtual:tesla-t4,nois=1"], ["did you mean 'noise'"]),
         (["run", "--device", "cpu:3"], ["takes no number"]),
         (["run", "--only", "gem"], ["'gem' matches no case", "--dry-run"]),
+        (["run", "--only", "gemm 1024*"], ["case ids (tables shorten them)"]),
         (["run", "--trials", "0"], ["not a whole number from 1"]),
         (["run", "--budget", "soon"], ["not a time span"]),
         (["run", "--resume", "nowhere.parquet"], ["nowhere.parquet", "no such file"]),
+        (["list"], ["required: what", "what is one of workloads, suites, cards"]),
         (["list", "card"], ["did you mean 'cards'"]),
+        (
+            ["predict", "5090", "--model", "config.json"],
+            ["arguments: --model config.json", "`gpubench recommend` takes --model"],
+        ),
         (
             ["list", "cards", "--formt", "json"],
             ["arguments: --formt json", "`gpubench list --help`"],
@@ -236,7 +242,7 @@ def test_one_trial_a_side_is_inconclusive_and_says_what_to_type(virtual, tmp_pat
     assert done.returncode == 0
     assert "inconclusive" in done.stdout
     assert "few_trials" in done.stdout
-    assert "gpubench run --suite quick --trials 5" in done.stderr
+    assert f"gpubench run --suite quick --device {card} --trials 5" in done.stderr
 
 
 def test_fail_on_slower_exits_1_for_a_slower_build_and_0_for_the_same(tmp_path):

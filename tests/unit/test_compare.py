@@ -929,6 +929,19 @@ def test_a_single_trial_is_inconclusive_and_says_what_to_type(side, verdicts):
     assert show_speedup(rows[0]) == "0.111 [?]"
 
 
+@pytest.mark.parametrize(
+    ("cards", "device"),
+    [
+        ({"a": "tesla-t4", "b": "tesla-t4"}, " --device virtual:tesla-t4 --trials"),
+        ({"a": "tesla-t4", "b": "geforce-rtx-3090"}, " --device virtual:CARD --trials"),
+    ],
+)
+def test_simulated_sides_are_measured_again_on_a_simulated_card(cards, device, side, verdicts):
+    for name, card_id in cards.items():
+        side(name, [1.0], provenance="virtual", card_id=card_id)
+    assert device in next_step(verdicts(by="run"))
+
+
 def test_who_has_enough_trials_and_no_answer_is_told_to_take_twice_as_many(side, verdicts):
     side("a", NOISY)
     side("b", NOISY)
