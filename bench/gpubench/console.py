@@ -153,6 +153,11 @@ def print_plan(request: Request, plan: Plan, form: str) -> None:
         f"{len(rows) - kept} left out",
         file=sys.stderr,
     )
+    if kept and plan.environment["provenance"] == "measured":  # a simulated card prepares nothing
+        print(
+            "some may turn out unsupported when they are prepared, and take no time then",
+            file=sys.stderr,
+        )
 
 
 def print_result(execution: Execution, form: str) -> None:

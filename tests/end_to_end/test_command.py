@@ -233,6 +233,19 @@ def test_a_dry_run_measures_nothing_and_says_how_long_it_would_take(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "said"), [("cpu", True), ("virtual:tesla-t4", False)], ids=["cpu", "virtual"]
+)
+def test_a_dry_run_of_a_real_device_says_that_cases_may_turn_out_unsupported(
+    device, said, tmp_path
+):
+    if device == "cpu":
+        pytest.importorskip("torch", reason="the processor measures with torch")
+    done = gpubench("run", "--device", device, "--dry-run", "--only", "mnist", cwd=tmp_path)
+    assert done.returncode == 0
+    assert ("some may turn out unsupported" in done.stderr) == said
+
+
 def test_one_trial_a_side_is_inconclusive_and_says_what_to_type(virtual, tmp_path):
     card = "virtual:geforce-rtx-3090"
     for _ in range(2):
