@@ -62,8 +62,15 @@ class Parser(argparse.ArgumentParser):
             remedy = f"did you mean {close[0]!r}? {remedy}"
         elif word and choices[0] and len(choices) < 8:
             remedy = f"it is one of {', '.join(choices)}"
+        for action in self._actions:
+            if action.choices and message.endswith(f" required: {action.dest}"):
+                remedy = f"{action.dest} is one of {', '.join(action.choices)}"
         problem = printable(message.partition(" (choose")[0])
         self.exit(errors.EXIT_USAGE, f"gpubench: {problem}\n  → {remedy}\n")
+
+    def takes(self, flag: str) -> bool:
+        """Whether it has this flag."""
+        return flag in self._option_string_actions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     arguments, unknown = parser(words).parse_known_args(words or ["--help"])
     if unknown:  # argparse would say so in the name of the whole command
-        arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
+        arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}{elsewhere(unknown[0])}")
     try:
         status: int = arguments.verb(arguments)
         sys.stdout.flush()
@@ -161,10 +168,25 @@ def parser(words: Sequence[str]) -> Parser:
     for name, text in VERBS.items():
         sub = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if name in words:
-            module = import_module(f"gpubench.verbs.{name}{'_' * iskeyword(name)}")
-            module.add_arguments(sub)
-            sub.set_defaults(verb=module.call, refuse=sub.error)
+            add_verb(sub, name)
     return top
+
+
+def add_verb(sub: Parser, name: str) -> None:
+    """The flags of a verb, and what it calls."""
+    module = import_module(f"gpubench.verbs.{name}{'_' * iskeyword(name)}")
+    module.add_arguments(sub)
+    sub.set_defaults(verb=module.call, refuse=sub.error)
+
+
+def elsewhere(flag: str) -> str:
+    """Where a flag that a verb doesn't take belongs, if one other verb alone takes it."""
+    takers = []
+    for name in VERBS:
+        sub = Parser()
+        add_verb(sub, name)
+        takers += [name] if sub.takes(flag.partition("=")[0]) else []
+    return f"; `gpubench {takers[0]}` takes {flag.partition('=')[0]}" if len(takers) == 1 else ""
 
 
 class PrintVersion(argparse.Action):

@@ -128,6 +128,11 @@ def compare(
         paired: the sides ran in turns, so that trials of one number are neighbours in time.
         may_differ: columns of `record.IDENTITY` that are themselves what is compared.
 
+    Returns:
+        A row per case and side. ``baseline_s`` and ``median_s`` are the geometric means of the
+        trials' medians, in seconds, and ``speedup`` is the one over the other; of twelve pairs and
+        more both are Hodges and Lehmann's estimates, which agree with each other nearly.
+
     Raises:
         UsageError: there is one side only, or no side has such a label.
     """
@@ -182,13 +187,29 @@ class Rule:
     def judge(self, base: pd.DataFrame, other: pd.DataFrame, factor: str | None) -> Judgement:
         """Judge ok rows by their medians, multiplied by column ``factor`` (clocks give cycles)."""
         min_effect = self.floor(other.iloc[-1].to_dict())
+        decide = judge_pairs if self.paired else judge
+        return decide(*self.values(base, other, factor), min_effect)
+
+    def values(
+        self, base: pd.DataFrame, other: pd.DataFrame, factor: str | None = None
+    ) -> tuple[list[float], list[float]]:
+        """The independent values of both sides: what a ratio of them is made of."""
         sides = [side.assign(value=_scaled(side, factor)) for side in (base, other)]
         if self.paired:
             both = sides[0].merge(sides[1], on="trial")
-            return judge_pairs(list(both["value_x"]), list(both["value_y"]), min_effect)
+            return list(both["value_x"]), list(both["value_y"])
         by_run = any(len(set(side["run_id"])) > 1 for side in sides)
         before, after = (units(side, by_run=by_run) for side in sides)
-        return judge(before, after, min_effect)
+        return before, after
+
+    def centres(self, base: pd.DataFrame, other: pd.DataFrame) -> list[float | None]:
+        """A time of each side, in seconds, such that their ratio is the one that is judged."""
+        centre = stats.paired_centre if self.paired else stats.geometric_mean
+        values = self.values(base, other)
+        # A round without its partner is in no ratio; alone it is still what was measured.
+        own = (list(side["median_s"]) for side in (base, other))
+        either = (some or alone for some, alone in zip(values, own, strict=True))
+        return [centre(some) if some else None for some in either]
 
 
 def _scaled(side: pd.DataFrame, factor: str | None) -> "pd.Series[float]":
@@ -255,13 +276,14 @@ def _row(base: pd.DataFrame, other: pd.DataFrame, rule: Rule) -> dict[str, Any]:
     judgement, detail = _judge_sides(base, other, good, rule)
     last = (other if len(other) else base).iloc[-1]
     ratio = judgement.ratio
+    baseline_s, median_s = rule.centres(*good)
     return {
         "workload": str(last["workload"]),
         "case_id": str(last["case_id"]),
         "params": last["params"],
         "cache": str(last["cache"]),
-        "baseline_s": stats.median(list(good[0]["median_s"])) if len(good[0]) else None,
-        "median_s": stats.median(list(good[1]["median_s"])) if len(good[1]) else None,
+        "baseline_s": baseline_s,
+        "median_s": median_s,
         "baseline_trials": len(good[0]),
         "trials": len(good[1]),
         # A speedup is the reciprocal of the ratio of times, so its bounds change places.
@@ -412,8 +434,19 @@ def next_step(rows: Sequence[dict[str, Any]]) -> str | None:
     suite = quote(render.clean(open_ones[0]["suite"]))  # a stranger's file may say anything
     return (
         f"to settle the inconclusive ones, measure each side with `gpubench run "
-        f"--suite {suite} --trials {trials}` and compare the new files"
+        f"--suite {suite}{_simulated(open_ones)} --trials {trials}` and compare the new files"
     )
+
+
+def _simulated(rows: Sequence[dict[str, Any]]) -> str:
+    """The device to name where results are simulated: without one, a run would be of this machine.
+
+    How the card was scripted, such as its seed, no result says.
+    """
+    if any(row["provenance"] != "virtual" for row in rows):
+        return ""
+    cards = {row[side] for row in rows for side in ("card_id", "baseline_card_id")}
+    return f" --device virtual:{quote(render.clean(cards.pop())) if len(cards) == 1 else 'CARD'}"
 
 
 def show_speedup(row: dict[str, Any]) -> str:
@@ -459,7 +492,7 @@ COLUMNS = (
     Column("case", "case"),
     Column("cache", "cache", spare=1),
     Column("baseline_s", "baseline", render.seconds, right=True, spare=3),
-    Column("median_s", "median", render.seconds, right=True, spare=4),
+    Column("median_s", "time", render.seconds, right=True, spare=4),
     Column("speedup_text", "speedup [95 %]", right=True),
     Column("verdict", "verdict"),
     Column("reason", "reason"),
@@ -475,13 +508,19 @@ def conclusions(rows: Sequence[dict[str, Any]], why: str = "") -> list[str]:
         return ["no case is on two sides"]
     counts = Counter(row["verdict"] for row in rows if worth_showing(row))
     verdicts = (f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    alone = sum(row["reason"] == "one_side_only" for row in rows)
-    nowhere = len(rows) - alone - counts.total()
+    # Of several sides a case may lack more than one: it is one case all the same.
+    alone, nowhere = set[tuple[str, str]](), set[tuple[str, str]]()
+    for row in rows:
+        if not worth_showing(row):
+            hidden = alone if row["reason"] == "one_side_only" else nowhere
+            hidden.add((row["case_id"], row["cache"]))
     lines = [
         f"baseline: {render.clean(rows[0]['baseline'])}{f' ({why})' if why else ''}",
         ", ".join(verdicts),
-        f"not shown: {alone} cases that one side lacks" if alone else None,
-        f"not shown: {nowhere} cases without a result on either side" if nowhere else None,
+        f"not shown: {render.count(len(alone), 'case')} that one side lacks" if alone else None,
+        f"not shown: {render.count(len(nowhere), 'case')} without a result on either side"
+        if nowhere
+        else None,
         next_step(rows),
     ]
     return [line for line in lines if line]

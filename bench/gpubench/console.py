@@ -4,11 +4,21 @@ Progress goes to standard error: a live line on a terminal, one plain line per c
 """
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
 from rich.text import Text
 
 from gpubench import render, stats
@@ -20,6 +30,9 @@ if TYPE_CHECKING:
 
 # The display must not take time from what is measured beside it.
 REFRESHES_PER_S = 2
+# Forecasts are rough: a case is late when it has taken this many times what was expected of it.
+LATE = 2.0
+LEAST_WAIT_S = 1.0
 
 
 def follow(execution: Execution, notice: str | None = None) -> None:
@@ -45,12 +58,34 @@ def _announced(
 
 
 def _follow_plainly(events: Iterable[Started | Finished]) -> None:
-    left = ""
+    place, last = "", False
     for event in events:
         if isinstance(event, Started):
-            left = f"[{event.position}/{event.total}, about {render.duration(event.left_s)} left]"
+            place, last = f"{event.position}/{event.total}", event.position == event.total
         else:
-            print(f"{left} {describe(event.record)}", file=sys.stderr, flush=True)
+            left = "nothing left" if last else f"about {render.duration(event.left_s)} left"
+            print(f"[{place}, {left}] {describe(event.record)}", file=sys.stderr, flush=True)
+
+
+def time_left(event: Started, waited_s: float) -> str:
+    """What is left of a run whose case has been running for so long, in words."""
+    rest_s = max(0.0, event.left_s - event.case_s)
+    if waited_s > LATE * max(event.case_s, LEAST_WAIT_S):
+        return f"longer than planned, then about {render.duration(rest_s)}"
+    return f"about {render.duration(max(rest_s, event.left_s - waited_s))} left"
+
+
+class TimeLeft(ProgressColumn):
+    """Counts down while a case runs, and says when it takes longer than planned."""
+
+    def __init__(self) -> None:
+        """In one line, as rich's other columns of text."""
+        super().__init__(Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        """The words for now."""
+        event = task.fields["event"]
+        return Text(time_left(event, time.monotonic() - task.fields["since"]) if event else "")
 
 
 def _follow_live(events: Iterable[Started | Finished], console: Console) -> None:
@@ -58,14 +93,14 @@ def _follow_live(events: Iterable[Started | Finished], console: Console) -> None
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}", markup=False),
+        TimeLeft(),
         TextColumn("{task.description}", markup=False),
         console=console,
         refresh_per_second=REFRESHES_PER_S,
         transient=True,
     )
     with progress:
-        task = progress.add_task("starting", total=None, left="")
+        task = progress.add_task("starting", total=None, event=None, since=0.0)
         for event in events:
             if isinstance(event, Started):
                 progress.update(
@@ -73,7 +108,8 @@ def _follow_live(events: Iterable[Started | Finished], console: Console) -> None
                     description=event.case.id,
                     total=event.total,
                     completed=event.position - 1,
-                    left=f"about {render.duration(event.left_s)} left",
+                    event=event,
+                    since=time.monotonic(),
                 )
             else:
                 progress.console.print(describe(event.record), markup=False, soft_wrap=True)
@@ -117,6 +153,11 @@ def print_plan(request: Request, plan: Plan, form: str) -> None:
         f"{len(rows) - kept} left out",
         file=sys.stderr,
     )
+    if kept and plan.environment["provenance"] == "measured":  # a simulated card prepares nothing
+        print(
+            "some may turn out unsupported when they are prepared, and take no time then",
+            file=sys.stderr,
+        )
 
 
 def print_result(execution: Execution, form: str) -> None:

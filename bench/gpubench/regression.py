@@ -90,9 +90,10 @@ def _difference(old: Mapping[str, object], new: Mapping[str, object]) -> str:
 
 
 def verdicts(tests: Iterable[Test], baseline: Baseline) -> list[dict[str, Any]]:
-    """A row per test: both medians in seconds, their ratio, the verdict and its reason.
+    """A row per test: its time on both sides in seconds, their ratio, the verdict and its reason.
 
-    Among many tests some differ by chance; those are taken back (Benjamini and Hochberg).
+    A time is the geometric mean of the processes' medians: the ratio is that of the two. Among many
+    tests some differ by chance; those are taken back (Benjamini and Hochberg).
     """
     return corrected([_row(test, baseline) for test in tests])
 
@@ -105,8 +106,8 @@ def _row(test: Test, baseline: Baseline) -> dict[str, Any]:
     ratio = judgement.ratio
     return {
         "test": test.name,
-        "baseline_s": stats.median(before) if before else None,
-        "median_s": stats.median(now),
+        "baseline_s": stats.geometric_mean(before) if before else None,
+        "median_s": stats.geometric_mean(now),
         "baseline_trials": len(before),
         "trials": len(now),
         "ratio": ratio.estimate if ratio else None,

@@ -261,7 +261,7 @@ def _not_drawn(figures: Sequence[page.Figure]) -> str:
 
 def _tile(one: Series) -> str:
     """One series in plain words: what worked, how often, and its highest rates."""
-    kinds = Counter("failed" if row["status"] in FAILURES else row["status"] for row in one.rows)
+    kinds = _kinds(one)
     parts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("ok", "failed", "unsupported"))
     flagged = sum(1 for row in one.rows if row["flags"])
     doubts = f" {render.count(flagged, 'result')} with flags." if flagged else ""
@@ -274,9 +274,22 @@ def _tile(one: Series) -> str:
         f'<article class="tile{" simulated" if one.simulated else ""}" '
         f'style="--series: {one.color}">\n'
         f"<h3>{escape(one.label)}</h3>\n<p>{page.badge(one.provenance)}</p>\n"
-        f"<p>{render.count(len(one.rows), 'case')}: {escape(parts)}.{doubts}</p>\n"
+        f"<p>{render.count(kinds.total(), 'case')}: {escape(parts)}.{doubts}</p>\n"
         f"<p>{escape(_trials(one))}</p>\n{f'<dl>{best}</dl>' if best else ''}\n</article>\n"
     )
+
+
+def _kinds(one: Series) -> Counter[str]:
+    """How many cases worked, failed or are unsupported; of one that has several rows, the worst.
+
+    A case that never worked is one, however many versions of its workload did not.
+    """
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in one.rows:
+        kind = "failed" if row["status"] in FAILURES else str(row["status"])
+        found.setdefault((row["case_id"], row["cache"]), set()).add(kind)
+    worst_first = ("failed", "ok", "unsupported")
+    return Counter(min(kinds, key=worst_first.index) for kinds in found.values())
 
 
 def _trials(one: Series) -> str:

@@ -25,6 +25,8 @@ from gpubench.workload import Case, Work, format_value, get_workload
 
 # What a case costs beside its steps: preparing, checking, writing the row.
 OVERHEAD_S = 0.3
+# A case that is running when the run's budget is spent may still end within this time.
+GRACE_S = 5.0
 # What the rows of one file have to share, beside the suite.
 SAME_WHEN_RESUMED = ("provenance", "card_id", "host_hash", "torch", "driver")
 
@@ -34,7 +36,8 @@ class Request:
     """What to run, where, and how often.
 
     Attributes:
-        budget_s: seconds for the whole run; cases that don't fit in become rows that say so.
+        budget_s: seconds for all cases, from the first one's start; those that don't fit in become
+            rows that say so.
         identify: keep unsalted hashes, so that machines are recognised across installations.
         first_trial: number of the first trial, where another run has had those before.
         run_id: shared by runs that each measure a part of one; by default a new one.
@@ -58,20 +61,62 @@ class Request:
 
 @dataclass(frozen=True)
 class Started:
-    """A case is about to run; ``left_s`` is the expected time until the run's end."""
+    """A case is about to run.
+
+    Attributes:
+        left_s: the expected time until the run's end, in seconds.
+        case_s: the part of it that is this case's.
+    """
 
     case: Case
     trial: int
     position: int
     total: int
     left_s: float
+    case_s: float
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A case has ended and its row is on disk."""
+    """A case has ended and its row is on disk; ``left_s`` seconds are expected to follow."""
 
     record: Record
+    left_s: float
+
+
+@dataclass
+class Pace:
+    """How long what is still to come will take: as expected, times how wrong that was so far.
+
+    Attributes:
+        ahead_s: expected wall time of the cases that have not ended.
+        began: when the first case started, on the monotonic clock.
+        budget_s: what the whole run may take; None is without limit.
+        done_s: expected wall time of the cases that have ended.
+    """
+
+    ahead_s: float
+    began: float
+    budget_s: float | None = None
+    done_s: float = 0.0
+
+    @property
+    def factor(self) -> float:
+        """Measured time over the expected one, once a few cases have ended."""
+        return (time.monotonic() - self.began) / self.done_s if self.done_s > 5 else 1.0
+
+    @property
+    def left_s(self) -> float:
+        """Expected time until the run's end."""
+        left_s = max(0.0, self.ahead_s) * self.factor
+        if self.budget_s is None:
+            return left_s
+        return min(left_s, max(0.0, self.budget_s - (time.monotonic() - self.began)))
+
+    def ended(self, expected_s: float) -> None:
+        """A case of which this was expected has ended."""
+        self.ahead_s -= expected_s
+        self.done_s += expected_s
 
 
 @dataclass
@@ -207,20 +252,16 @@ class Execution:
             made = _plan(self.request, self._worker_for(self.request.first_trial))
             writer = self._open_file(made)
             todo = self._todo(made)
-            expected_s = sum(made.case_s(forecast) for _, _, forecast in todo)
-            began, done_s = time.monotonic(), 0.0
+            costs = [made.case_s(forecast) for _, _, forecast in todo]
+            pace = Pace(sum(costs), time.monotonic(), self.request.budget_s)
             for position, (trial, case, forecast) in enumerate(todo, start=1):
-                elapsed = time.monotonic() - began
-                pace = elapsed / done_s if done_s > 5 else 1.0
-                left_s = (expected_s - done_s) * pace
-                if self.request.budget_s is not None:
-                    left_s = min(left_s, max(0.0, self.request.budget_s - elapsed))
-                yield Started(case, trial, position, len(todo), left_s)
-                record = self._run_case(made, trial, case, forecast, elapsed)
+                case_s = costs[position - 1]
+                yield Started(case, trial, position, len(todo), pace.left_s, case_s * pace.factor)
+                record = self._run_case(made, trial, case, forecast, pace.began)
                 self.records.append(record)
                 writer.append(record)
-                done_s += made.case_s(forecast)
-                yield Finished(record)
+                pace.ended(case_s)
+                yield Finished(record, pace.left_s)
         finally:
             self._end_worker()
             if self._begun and not self.records:
@@ -302,21 +343,32 @@ class Execution:
         return todo
 
     def _run_case(
-        self, made: Plan, trial: int, case: Case, forecast: Forecast, elapsed_s: float
+        self, made: Plan, trial: int, case: Case, forecast: Forecast, began: float
     ) -> Record:
         started_at = datetime.now(UTC)
-        budget_s = self.request.budget_s
         if forecast.left_out:
             outcome = Outcome("unsupported", forecast.left_out)
-        elif budget_s is not None and elapsed_s >= budget_s:
-            reason = f"not started: the run's budget of {budget_s:g} s was spent"
-            outcome = Outcome("timeout", f"{reason}; --resume goes on")
         else:
-            worker = self._worker_for(trial)
-            outcome = worker.measure(case, made.rule, self.request.suite.timeout_s)
+            outcome = self._measure(made, trial, case, began)
         if outcome.poisoned:
             self._end_worker()
         return self._record(made, trial, case, forecast, started_at, outcome)
+
+    def _measure(self, made: Plan, trial: int, case: Case, began: float) -> Outcome:
+        """Have a case measured within the suite's limit and what is left of the run's budget."""
+        timeout_s, budget_s = self.request.suite.timeout_s, self.request.budget_s
+        if budget_s is None:
+            return self._worker_for(trial).measure(case, made.rule, timeout_s)
+        spent = f"the run's budget of {budget_s:g} s was spent"
+        if time.monotonic() - began >= budget_s:
+            return Outcome("timeout", f"not started: {spent}; --resume goes on")
+        worker = self._worker_for(trial)  # starting a new one takes of the budget, too
+        left_s = max(0.0, budget_s - (time.monotonic() - began)) + GRACE_S
+        outcome = worker.measure(case, made.rule, min(timeout_s, left_s))
+        if outcome.status == "timeout" and left_s < timeout_s:
+            reason = f"ended after {left_s:.3g} s: {spent}; --resume goes on"
+            outcome = replace(outcome, reason=reason)
+        return outcome
 
     def _record(
         self,

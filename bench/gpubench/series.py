@@ -22,8 +22,6 @@ from gpubench.record import IDENTITY
 # vanish on a dark or on a light page, and with a lighter blue for the same reason.
 COLORS = ("#1F84C6", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8A7F2E")
 CARD = ("architecture", "card", "provenance")
-# What only a result knows of itself, and how a case's name says it.
-TIMED = {"timer": "timer {}", "cold_by": "cold by {}"}
 # What else makes results of one card different things, and how a label says it.
 CONDITIONS = {
     "torch": "torch {}",
@@ -224,16 +222,16 @@ def _with_variants(frame: pd.DataFrame) -> pd.DataFrame:
     timed: dict[object, set[object]] = {}
     for row in rows:
         if row["status"] == "ok":
-            sources.setdefault(row["case_id"], set()).add(_source(row))
-            for name in TIMED:
+            sources.setdefault(row["case_id"], set()).add(table.source(row))
+            for name in table.TIMED:
                 timed.setdefault(_where(row, name), set()).add(_known(row[name]))
     variants = [
         ", ".join(
             [
-                *([_source(row)] if len(sources.get(row["case_id"], ())) > 1 else []),
+                *([table.source(row)] if len(sources.get(row["case_id"], ())) > 1 else []),
                 *(
                     text.format(_known(row[name]))
-                    for name, text in TIMED.items()
+                    for name, text in table.TIMED.items()
                     if len(timed.get(_where(row, name), ())) > 1
                 ),
             ]
@@ -252,10 +250,6 @@ def _with_variants(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _where(row: Mapping[str, Any], name: str) -> tuple[object, ...]:
     return (name, _identity(row), row["case_id"], row["cache"])
-
-
-def _source(row: Mapping[str, Any]) -> str:
-    return f"version {_known(row['workload_version'])}, source {_known(row['workload_hash'])[:6]}"
 
 
 def _identity(row: Any) -> tuple[str, ...]:

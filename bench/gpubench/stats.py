@@ -310,9 +310,7 @@ class PairedLogRatio:
         return min(1.0, 2 * sum(counts[: short + 1]) / float(2 ** len(self.logs)))
 
     def _averages(self) -> list[float]:
-        """Walsh's averages of any two of the values, each with itself too, in order."""
-        logs = self.logs
-        return sorted((a + b) / 2 for i, a in enumerate(logs) for b in logs[i:])
+        return _walsh_averages(self.logs)
 
     def _student(self) -> LogRatio:
         count = len(self.logs)
@@ -327,6 +325,22 @@ def paired(baseline: Sequence[float], contender: Sequence[float]) -> PairedLogRa
     """Ratio of contender to baseline, the n-th of one measured next to the n-th of the other."""
     pairs = zip(baseline, contender, strict=True)
     return PairedLogRatio(tuple(math.log(after / before) for before, after in pairs))
+
+
+def paired_centre(values: Sequence[float]) -> float:
+    """Centre of one side of pairs, of the kind that `paired` has for their ratio.
+
+    The ratio of two geometric means is that of the pairs. From twelve pairs on Hodges and Lehmann's
+    estimate is as little spoilt by one wild round as their ratio, and close to it.
+    """
+    if len(values) < LEAST_RANKED:
+        return geometric_mean(values)
+    return math.exp(median(_walsh_averages([math.log(value) for value in values])))
+
+
+def _walsh_averages(values: Sequence[float]) -> list[float]:
+    """Averages of any two of the values, each with itself too, in order."""
+    return sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
 
 
 @cache

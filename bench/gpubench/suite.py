@@ -56,7 +56,8 @@ class Suite:
             if not any(_matches(case, pattern) for case in self.cases):
                 raise UsageError(
                     f"--only {pattern!r} matches no case of suite {self.name}",
-                    f"it has {_names(self.cases)}; `--dry-run` lists the cases",
+                    f"it has {_names(self.cases)}; `gpubench run --dry-run` lists its case ids "
+                    "(tables shorten them)",
                 )
         kept = [
             case

@@ -20,8 +20,8 @@ from gpubench.render import Column
 
 #: what trials of one case have to share beside the case
 SAME = [*IDENTITY, "torch", "driver"]
-#: of these, what only a result knows of itself
-TIMED = ("timer", "cold_by")
+#: of these, what only a result knows of itself, and how a case's name says it
+TIMED = {"timer": "timer {}", "cold_by": "cold by {}"}
 INDEX = ["architecture", "card", "workload", "case_id"]
 #: of the trials of a case, the median: seconds, and joules of a step
 MIDDLES = ("burst_s", "sustained_s", "energy_j")
@@ -235,6 +235,15 @@ def pooled(frame: pd.DataFrame) -> list[str]:
     ]
 
 
+def pooled_runs(frame: pd.DataFrame) -> list[str]:
+    """In words: of how many runs a `summary` pools trials; parts with one run id are one run."""
+    groups = _trials(frame[frame["status"] == "ok"])
+    runs = [set(group["run_id"].dropna()) for group in groups]
+    found = set().union(*(several for several in runs if len(several) > 1))
+    said = f"trials of {render.count(len(found), 'run')} are pooled"
+    return [f"{said}; `gpubench compare` tells them apart"] if found else []
+
+
 def _timed_alike(frame: pd.DataFrame) -> pd.DataFrame:
     """What has no result was not timed in any way: it counts among the trials that were."""
     keys = [*INDEX, "cache", *(name for name in SAME if name not in TIMED)]
@@ -332,12 +341,39 @@ def with_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         row
         | {
             "card": marked(row["card"], row["provenance"]),
-            "case": labels[row["case_id"], row["cache"]],
+            "case": labels[row["case_id"], row["cache"]] + variant,
             "throughput_text": show_throughput(row),
             "result": row["status"] if row["status"] != "ok" else " ".join(row["flags"]) or "ok",
         }
-        for row in rows
+        for row, variant in zip(rows, _variants(rows), strict=True)
     ]
+
+
+def _variants(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a case's name lacks, where one card has it twice: of two sources, two timers or so."""
+    texts = {"source": "{}", **TIMED}
+    told = [{"source": source(row)} | {name: row[name] for name in TIMED} for row in rows]
+    own = ("architecture", "card", "provenance", "case_id", "cache")
+    cases = [as_text(row, own) for row in rows]
+    seen: dict[tuple[object, ...], set[object]] = {}
+    for case, values in zip(cases, told, strict=True):
+        for name, value in values.items():
+            seen.setdefault((case, name), set()).add(value)
+    variants = []
+    for case, values in zip(cases, told, strict=True):
+        differing = [name for name in texts if len(seen[case, name]) > 1]
+        parts = ", ".join(texts[name].format(values[name]) for name in differing)
+        variants.append(render.clean(f" ({parts})") if parts else "")
+    return variants
+
+
+def source(row: Mapping[str, Any]) -> str:
+    """``version 2, source 02c206``: the code of a workload, as a case's name says it."""
+    version, code = (
+        "unknown" if render.missing(row[name]) else row[name]
+        for name in ("workload_version", "workload_hash")
+    )
+    return f"version {version}, source {str(code)[:6]}"
 
 
 def text(

@@ -59,10 +59,16 @@ def refused(done, status, *words):
         (["run", "--device", "virtual:tesla-t4,nois=1"], ["did you mean 'noise'"]),
         (["run", "--device", "cpu:3"], ["takes no number"]),
         (["run", "--only", "gem"], ["'gem' matches no case", "--dry-run"]),
+        (["run", "--only", "gemm 1024*"], ["case ids (tables shorten them)"]),
         (["run", "--trials", "0"], ["not a whole number from 1"]),
         (["run", "--budget", "soon"], ["not a time span"]),
         (["run", "--resume", "nowhere.parquet"], ["nowhere.parquet", "no such file"]),
+        (["list"], ["required: what", "what is one of workloads, suites, cards"]),
         (["list", "card"], ["did you mean 'cards'"]),
+        (
+            ["predict", "5090", "--model", "config.json"],
+            ["arguments: --model config.json", "`gpubench recommend` takes --model"],
+        ),
         (
             ["list", "cards", "--formt", "json"],
             ["arguments: --formt json", "`gpubench list --help`"],
@@ -227,6 +233,19 @@ def test_a_dry_run_measures_nothing_and_says_how_long_it_would_take(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("device", "said"), [("cpu", True), ("virtual:tesla-t4", False)], ids=["cpu", "virtual"]
+)
+def test_a_dry_run_of_a_real_device_says_that_cases_may_turn_out_unsupported(
+    device, said, tmp_path
+):
+    if device == "cpu":
+        pytest.importorskip("torch", reason="the processor measures with torch")
+    done = gpubench("run", "--device", device, "--dry-run", "--only", "mnist", cwd=tmp_path)
+    assert done.returncode == 0
+    assert ("some may turn out unsupported" in done.stderr) == said
+
+
 def test_one_trial_a_side_is_inconclusive_and_says_what_to_type(virtual, tmp_path):
     card = "virtual:geforce-rtx-3090"
     for _ in range(2):
@@ -236,7 +255,7 @@ def test_one_trial_a_side_is_inconclusive_and_says_what_to_type(virtual, tmp_pat
     assert done.returncode == 0
     assert "inconclusive" in done.stdout
     assert "few_trials" in done.stdout
-    assert "gpubench run --suite quick --trials 5" in done.stderr
+    assert f"gpubench run --suite quick --device {card} --trials 5" in done.stderr
 
 
 def test_fail_on_slower_exits_1_for_a_slower_build_and_0_for_the_same(tmp_path):

@@ -338,16 +338,52 @@ def test_equal_builds_of_many_cases_are_rarely_called_at_all(make_record):
 # what can be compared -----------------------------------------------------------------------------
 
 
-def test_sides_are_compared_case_by_case_with_their_medians(side, verdicts):
+def test_sides_are_compared_case_by_case_with_their_times(side, verdicts):
     side("a", STEADY)
     side("b", scaled(STEADY, 1.25))
     (row,) = verdicts()
     assert (row["baseline"], row["side"], row["verdict"]) == ("a", "b", "slower")
-    assert row["baseline_s"] == pytest.approx(1.0)
-    assert row["median_s"] == pytest.approx(1.25)
+    assert row["baseline_s"] == pytest.approx(1.0, rel=1e-5)
+    assert row["median_s"] == pytest.approx(1.25, rel=1e-5)
     assert row["speedup"] == pytest.approx(0.8)
     assert row["speedup_low"] < 0.8 < row["speedup_high"]
     assert (row["baseline_trials"], row["trials"]) == (5, 5)
+
+
+#: a side of three trials, one of them far out: its median is not its mean
+OUTLYING = (1.0, 1.01, 3.0)
+
+
+@pytest.mark.parametrize("other", [STEADY, OUTLYING, (0.5, 2.0), (1.5,)])
+def test_the_times_beside_a_speedup_have_that_ratio(other, side, verdicts):
+    side("a", OUTLYING)
+    side("b", other)
+    (row,) = verdicts()
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
+
+
+def test_where_runs_are_the_units_the_times_are_theirs(side, verdicts):
+    side("a", OUTLYING, card="before")
+    side("b", [*OUTLYING, {"samples_s": [9.0] * 6, "run_id": "second"}], card="after")
+    (row,) = verdicts(by="card")
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
+
+
+def test_of_pairs_the_times_are_of_those_that_are_whole(side, verdicts):
+    baseline, contender = in_turn(1.05)
+    side("a", [*baseline, 50.0])
+    side("b", contender)
+    (row,) = verdicts(paired=True)
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
+
+
+def test_one_wild_round_of_many_pairs_moves_neither_the_speedup_nor_the_times(side, verdicts):
+    baseline, contender = (values * 3 for values in in_turn(1.05))
+    side("a", baseline)
+    side("b", [100.0, *contender[1:]])
+    (row,) = verdicts(paired=True)
+    assert row["speedup"] == pytest.approx(1 / 1.05, rel=0.01)
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"], rel=0.05)
 
 
 def test_swapping_the_baseline_mirrors_every_verdict(side, verdicts):
@@ -893,6 +929,19 @@ def test_a_single_trial_is_inconclusive_and_says_what_to_type(side, verdicts):
     assert show_speedup(rows[0]) == "0.111 [?]"
 
 
+@pytest.mark.parametrize(
+    ("cards", "device"),
+    [
+        ({"a": "tesla-t4", "b": "tesla-t4"}, " --device virtual:tesla-t4 --trials"),
+        ({"a": "tesla-t4", "b": "geforce-rtx-3090"}, " --device virtual:CARD --trials"),
+    ],
+)
+def test_simulated_sides_are_measured_again_on_a_simulated_card(cards, device, side, verdicts):
+    for name, card_id in cards.items():
+        side(name, [1.0], provenance="virtual", card_id=card_id)
+    assert device in next_step(verdicts(by="run"))
+
+
 def test_who_has_enough_trials_and_no_answer_is_told_to_take_twice_as_many(side, verdicts):
     side("a", NOISY)
     side("b", NOISY)
@@ -919,6 +968,16 @@ def test_conclusions_count_every_row_once(side, verdicts):
     assert counts == "1 same, 1 inconclusive, 1 incomparable"
     assert "--trials" in step
     assert conclusions([])[0] == "no case is on two sides"
+
+
+def test_what_is_not_shown_is_counted_in_cases_however_many_sides_there_are(side, verdicts):
+    lost = [{"case_id": "lost", **FAILED}, {"case_id": "lost", "cache": "hot", **FAILED}]
+    side("a", [*STEADY, {"case_id": "alone"}, {"case_id": "alone", "cache": "hot"}, *lost])
+    for name in "bcd":
+        side(name, [*STEADY, *lost])
+    said = conclusions(verdicts())
+    assert "not shown: 2 cases that one side lacks" in said
+    assert "not shown: 2 cases without a result on either side" in said
 
 
 def test_a_speedup_is_shown_with_its_bounds_or_as_unknown(side, verdicts):

@@ -16,6 +16,7 @@ from gpubench.errors import install_line
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
 from gpubench.stack import builds
+from gpubench.suite import load_suite
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -166,6 +167,11 @@ def test_the_readme_shows_the_two_commands_and_ci_runs_the_second():
     assert "python3 noxfile.py -s bench" in readme
     assert "python3 noxfile.py -s tests" in readme
     assert "\npython3 noxfile.py -s tests" in read(".ci/run")
+
+
+def test_the_readme_says_how_much_more_the_full_suite_is():
+    full, quick = (len(load_suite(name).cases) for name in ("full", "quick"))
+    assert f"{full} cases instead of {quick}" in read("README.md").replace("\n", " ")
 
 
 def test_every_line_that_installs_gpubench_is_one_that_works_today():

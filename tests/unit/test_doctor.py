@@ -497,4 +497,4 @@ class NoCases:
     device = "cpu"
 
     def __iter__(self):
-        yield Started("a case", 1, 1, 1, 1.0)
+        yield Started("a case", 1, 1, 1, 1.0, 1.0)

@@ -349,6 +349,11 @@ def judged(saved_runs, now, lost=(), **row):
 STEADY = [1.0, 1.001, 0.999, 1.0005]
 
 
+def test_the_times_beside_a_ratio_have_that_ratio():
+    row = judged([a_saved_run([1.0, 1.01, 3.0])], [1.0, 1.3, 1.2])
+    assert row["median_s"] / row["baseline_s"] == pytest.approx(row["ratio"])
+
+
 def test_saved_runs_of_one_process_each_are_pooled_to_a_baseline():
     row = judged([a_saved_run([median]) for median in STEADY], [1.2, 1.201, 1.199])
     assert row["verdict"] == "slower"

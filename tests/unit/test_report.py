@@ -615,6 +615,18 @@ def test_ways_of_timing_are_cases_of_their_own_where_a_card_has_several(column, 
     assert {row["variant"] for row in series.rows if row["cache"] == "hot"} == {""}
 
 
+def test_the_head_and_a_card_count_the_same_cases(load):
+    lacking = {"status": "unsupported", "reason": "no such kernel", "samples_s": None}
+    rows = [
+        gemm(size=size, run_id=code, workload_hash=code, **different)
+        for code in ("old", "new")
+        for size, different in ((512, {}), (1024, lacking))
+    ]
+    made = render_report(load(*rows, gemm(size=2048, **lacking)))
+    assert re.findall(r"\b(\d+ cases?)\b(?=:)", made)[:2] == ["4 cases", "4 cases"]
+    assert "2 ok, 0 failed, 2 unsupported" in made  # old and new of 512 are two cases, both timed
+
+
 def test_a_changed_workload_is_not_pooled_with_its_older_self(load):
     frame = load(gemm(), gemm(run_id="run-2", workload_hash="other", workload_version=2))
     (one,) = series_of(frame)

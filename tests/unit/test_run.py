@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpubench import modelled, store, worker
+from gpubench import console, modelled, store, worker
 from gpubench.cards import GIB, get_card
 from gpubench.device import open_device
 from gpubench.errors import CannotWrite, EnvironmentRefused, UsageError
 from gpubench.predict import Predictor
-from gpubench.run import Execution, Finished, Request, Started, plan
+from gpubench.run import Execution, Finished, Pace, Request, Started, plan
 from gpubench.suite import load_suite
 from gpubench.workload import Work
 
@@ -63,6 +63,53 @@ def test_progress_counts_up_and_the_time_left_down_to_the_last_case(suite, tmp_p
     started = [event for event in events if isinstance(event, Started)]
     assert [event.position for event in started] == list(range(1, len(suite.cases) + 1))
     assert started[0].left_s > started[-1].left_s > 0
+
+
+def test_after_the_last_case_nothing_is_left(suite, tmp_path):
+    _, events = execute(suite, tmp_path)
+    finished = [event for event in events if isinstance(event, Finished)]
+    assert finished[0].left_s > finished[-1].left_s == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_is_left_follows_how_long_cases_really_take(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("gpubench.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    pace = Pace(ahead_s=30.0, began=100.0)
+    assert pace.left_s == 30.0
+    now[0] += 20.0
+    pace.ended(10.0)  # twice as long as expected
+    assert pace.left_s == 40.0
+
+
+def test_no_more_is_left_than_of_the_budget(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("gpubench.run.time", SimpleNamespace(monotonic=lambda: now[0]))
+    pace = Pace(ahead_s=30.0, began=0.0, budget_s=10.0)
+    assert pace.left_s == 10.0
+    now[0] = 8.0
+    assert pace.left_s == 2.0
+    now[0] = 12.0
+    assert pace.left_s == 0.0
+
+
+def test_while_a_case_hangs_the_time_left_counts_down_and_then_it_is_said_to_be_late(suite):
+    event = Started(suite.cases[0], 1, 3, 9, left_s=30.0, case_s=5.0)
+    shown = [console.time_left(event, waited_s) for waited_s in (0, 2, 5, 9, 11, 60)]
+    assert shown == [
+        "about 30 s left",
+        "about 28 s left",
+        "about 25 s left",
+        "about 25 s left",
+        *["longer than planned, then about 25 s"] * 2,
+    ]
+
+
+def test_a_log_says_beside_each_case_what_was_left_after_it(suite, capsys, tmp_path):
+    console.follow(Execution(Request(suite, CARD), str(tmp_path)))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert len(lines) == len(suite.cases)
+    assert all(" left] " in line for line in lines)
+    assert [line for line in lines if "nothing left" in line] == lines[-1:]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +183,29 @@ def test_a_spent_budget_leaves_rows_that_say_so(suite, tmp_path):
     execution, _ = execute(suite, tmp_path, budget_s=1e-6)
     assert {record.status for record in execution.records} == {"timeout"}
     assert "budget" in execution.records[0].reason
+
+
+def test_a_case_that_hangs_is_ended_soon_after_the_budget_long_before_the_suites_limit(
+    suite, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gpubench.run.GRACE_S", 0.5)
+    began = time.monotonic()
+    execution, _ = execute(suite, tmp_path, f"{CARD},hang=*", budget_s=1.0)
+    assert time.monotonic() - began < suite.timeout_s / 2
+    assert {record.status for record in execution.records} == {"timeout"}
+    ended, *others = [record.reason for record in execution.records]
+    assert ended.startswith("ended after 1.5 s: the run's budget of 1 s was spent")
+    assert all(reason.startswith("not started") for reason in others)
+
+
+def test_within_a_budget_the_suites_limit_ends_a_case_all_the_same(tmp_path):
+    path = tmp_path / "impatient.toml"
+    path.write_text(SUITE.format(timeout_s=1))
+    suite = load_suite(str(path)).select(only=["*512x512x512*fp32*"])
+    execution, _ = execute(suite, tmp_path, f"{CARD},hang=*", budget_s=60.0)
+    assert [record.reason for record in execution.records] == [
+        "ended after 1 s, the suite's timeout_s"
+    ]
 
 
 def test_resuming_runs_what_is_missing_or_failed_and_keeps_the_rest(suite, tmp_path):

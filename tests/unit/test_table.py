@@ -406,6 +406,25 @@ def test_what_compare_calls_incomparable_is_never_pooled(column, load, make_reco
     assert set(IDENTITY) <= set(table.SAME)
 
 
+@pytest.mark.parametrize("form", ["table", "markdown"])
+@pytest.mark.parametrize("flags", [[], ["--expected"]])
+@pytest.mark.parametrize("column", ["workload_hash", "workload_version", "timer", "cold_by"])
+def test_two_results_under_one_case_id_are_shown_under_two_names(
+    column, flags, form, tmp_path, make_record, capsys
+):
+    other = 2 if column == "workload_version" else "other"
+    small = {"case_id": "gemm:shape=8", "params": {"shape": "8"}}
+    for name, different in (("a", {}), ("b", {column: other})):
+        cases = [make_record(run_id=name, **different), make_record(run_id=name, **small)]
+        store.Writer(tmp_path / f"{name}.parquet", cases)
+    assert cli.main(["show", str(tmp_path), "--format", form, *flags]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    cells = [line.replace("|", " ").split(" cold ")[0] for line in printed if " cold " in line]
+    assert len(cells) == 3  # what doesn't differ is still one row
+    assert len(set(cells)) == 3
+    assert sum("other" in cell or "version 2" in cell for cell in cells) == 1
+
+
 def test_a_trial_without_a_result_was_timed_in_no_way_and_counts_among_the_others(
     load, make_record
 ):
@@ -462,6 +481,26 @@ def test_that_trials_of_several_are_pooled_is_said(load, make_record, one, other
     lines = table.pooled(frame)
     expected = [f"Test processor: trials of {words}, are pooled"] if words else []
     assert lines == expected
+
+
+@pytest.mark.parametrize(
+    ("different", "said"),
+    [
+        ({"run_id": "run-2"}, True),
+        ({"trial": 2}, False),  # one run in two files: its parts
+        ({"run_id": "run-2", "case_id": "gemm:n=1"}, False),  # nothing is pooled
+        ({"run_id": "run-2", "torch": "1.0"}, False),
+        ({"run_id": "run-2", **FAILED}, False),
+    ],
+)
+def test_that_runs_are_pooled_is_said_with_what_tells_them_apart(
+    different, said, tmp_path, make_record, capsys
+):
+    for name, differing in (("a", {}), ("b", different)):
+        store.Writer(tmp_path / f"{name}.parquet", [make_record(**differing)])
+    assert cli.main(["show", str(tmp_path)]) == 0
+    line = "trials of 2 runs are pooled; `gpubench compare` tells them apart\n"
+    assert (line in capsys.readouterr().err) == said
 
 
 # what is said below a table -----------------------------------------------------------------------

@@ -18,7 +18,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", metavar="NAME", help="as of `gpubench run`")
     for flag in ("--only", "--skip"):
         sub.add_argument(
-            flag, action="append", default=[], metavar="GLOB", help="cases or workloads"
+            flag, action="append", default=[], metavar="GLOB", help="case ids or workloads"
         )
     sub.add_argument(
         "--trials", type=pairs, default=12, metavar="N", help="pairs of rounds; default: 12"

@@ -23,7 +23,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         help="results measured on other cards, to learn from",
     )
     sub.add_argument(
-        "--only", action="append", default=[], metavar="GLOB", help="cases or workloads"
+        "--only", action="append", default=[], metavar="GLOB", help="case ids or workloads"
     )
     add_format(sub)
 

@@ -26,10 +26,10 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
         "--budget", type=time_span, metavar="TIME", help="whole run at most, as 90s or 10m"
     )
     sub.add_argument(
-        "--only", action="append", default=[], metavar="GLOB", help="cases or workloads"
+        "--only", action="append", default=[], metavar="GLOB", help="case ids or workloads"
     )
     sub.add_argument(
-        "--skip", action="append", default=[], metavar="GLOB", help="cases or workloads"
+        "--skip", action="append", default=[], metavar="GLOB", help="case ids or workloads"
     )
     sub.add_argument(
         "-o", "--output", default="results", metavar="DIR|FILE", help="default: results"

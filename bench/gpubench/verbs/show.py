@@ -40,7 +40,7 @@ def call(arguments: argparse.Namespace) -> int:
         found, said = table.as_rows(table.summary(frame)), table.pooled(frame)
         print(table.text(found, arguments.format, _software(found)), end="")
     shown = table.within_one_trial(found) if arguments.format == "table" else []
-    for line in (*table.reasons(found), *shown, *said):
+    for line in (*table.reasons(found), *shown, *said, *table.pooled_runs(frame)):
         print(line, file=sys.stderr)
     return errors.EXIT_DONE
 
