@@ -18,7 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench import errors, measure, nvbench, report, store, suite, timers, verify
+from gpubench import (
+    errors,
+    kernel_checks,
+    measure,
+    nvbench,
+    report,
+    store,
+    suite,
+    timers,
+    verify,
+    worker,
+)
 from gpubench.cli import main
 from gpubench.device import Device, DeviceInfo, Reading, open_device
 from gpubench.errors import EnvironmentRefused, Unsupported
@@ -54,7 +65,7 @@ def test_a_sound_device_has_no_fault_and_its_bundle_names_nobody(tmp_path):
     found, bundle = verified(tmp_path)
     assert not [one for one in found.values() if one.state == "problem"]
     shown = [one for one in found.values() if one.found.startswith("simulated, nothing was comp")]
-    assert len(shown) == len(TINY.cases)
+    assert len(shown) == len(TINY.cases) + len(kernel_checks.looks())
     assert {one.device for one in found.values()} == {CARD}
     assert found["energy against power"].state == "ok"
     assert "nothing of a card" in found["device"].found
@@ -708,6 +719,136 @@ def test_on_a_card_nvbench_is_asked_where_it_is_installed(monkeypatch, there):
     names = [name for name, _ in verify._comparisons(card)]
     asked = {"timer against NVBench: gemm", "timer against NVBench: memory"}
     assert asked & set(names) == (asked if there else set())
+
+
+# --- kernels ------------------------------------------------------------------------------------
+
+# A card whose kernels are right, wrong, out of bounds or deadly; a worker opens it by its name.
+BACKEND = """
+import os, signal
+
+from gpubench import kernel_checks
+from gpubench.device import Device, DeviceInfo
+
+EXAMPLE, PRIORITY = "card:0", -5
+
+
+def present():
+    return []
+
+
+def right(device):
+    yield "an array", None
+
+
+def wrong(device):
+    yield "an array", None
+    yield "a NaN", "1.0 instead of nan at 0"
+
+
+def out_of_bounds(device):
+    raise RuntimeError("an illegal memory access was encountered")
+    yield
+
+
+def deadly(device):
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield
+
+
+LOOKS = {
+    "first": {"one": right, "two": wrong, "three": right},
+    "second": {"one": out_of_bounds, "two": right},
+    "third": {"one": deadly, "two": right},
+    "last": {"one": right},
+}
+
+
+class Card(Device):
+    timer = "cuda_event"
+    info = DeviceInfo("card:0", "cuda", "A card", "a-card", "none")
+
+    def unsupported(self, precision):
+        return None
+
+    def flush(self):
+        return
+
+    def expected_s(self, work, precision):
+        return 1e-3
+
+
+def open(selector):
+    kernel_checks.looks = lambda: LOOKS
+    return Card()
+"""
+
+
+def test_a_kernel_that_is_wrong_or_ends_its_process_is_found_and_stops_no_other(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "backends").mkdir()
+    (tmp_path / "backends" / "card.py").write_text(BACKEND)
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path))
+    monkeypatch.setattr(kernel_checks, "looks", None)  # put back, when the backend's is gone
+    monkeypatch.setattr(kernel_checks, "require_cupy", lambda device: None)
+    announced = []
+    device = open_device("card:0")
+    found = list(kernel_checks.findings(device, "card:0", announced.append))
+    assert announced == [one.check for one in found]
+    assert announced == ["kernel first", "kernel second", "kernel third", "kernel last"]
+    assert [one.state for one in found] == ["problem", "problem", "problem", "ok"]
+    first, second, third, last = (one.found for one in found)
+    assert first == (
+        "right: one, three; two: wrong: of 1 of 2 arrays, first a NaN: 1.0 instead of nan at 0"
+    )
+    assert second.startswith("right: two; one: failed: RuntimeError: an illegal memory access")
+    assert third.startswith("right: two; one: crashed: the process died (killed by SIGKILL")
+    assert last == "right: one"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state"),
+    [
+        (["ok", "ok"], "ok"),
+        (["ok", "unsupported"], "note"),
+        (["unsupported", "wrong"], "problem"),
+        (["timeout"], "problem"),
+        (["oom", "ok"], "problem"),
+    ],
+)
+def test_a_program_is_judged_by_its_worst_kernel(outcomes, state):
+    outcomes = {f"k{i}": worker.Outcome(status, "why") for i, status in enumerate(outcomes)}
+    assert kernel_checks.judge(outcomes).state == state
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "words"),
+    [
+        (Unsupported("this implementation needs CuPy"), "note", "none was launched: this impl"),
+        (EnvironmentRefused("no process can be started", "do"), "problem", "no process can be"),
+    ],
+)
+def test_without_cupy_or_a_process_there_is_one_finding_and_the_rest_goes_on(
+    monkeypatch, error, state, words
+):
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr(kernel_checks, "require_cupy", lambda device: None)
+    where = "require_cupy" if isinstance(error, Unsupported) else "Worker"
+    monkeypatch.setattr(kernel_checks, where, refused)
+    card = Card()
+    card.info = replace(card.info, backend="cuda")
+    (found,) = kernel_checks.findings(card, "cuda:0", str)
+    assert (found.check, found.state, words in found.found) == ("kernels", state, True), found
+
+
+def test_of_kernels_nothing_is_claimed_on_a_processor_and_nothing_computed_on_a_simulated_card():
+    assert list(kernel_checks.findings(open_device("cpu"), "cpu", str)) == []
+    found = list(kernel_checks.findings(open_device(CARD), CARD, str))
+    assert {one.check for one in found} == {f"kernel {name}" for name in kernel_checks.looks()}
+    assert {one.found.partition(":")[0] for one in found} == {"simulated, nothing was computed"}
 
 
 # --- the command --------------------------------------------------------------------------------
