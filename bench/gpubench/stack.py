@@ -251,12 +251,21 @@ def torch_problem(stack: Stack) -> EnvironmentRefused | None:
     return None
 
 
-def cupy_for(stack: Stack) -> str:
-    """The CuPy to have: that of torch's CUDA, or of the build of torch to install."""
-    if stack.cuda:
-        return f"cupy-cuda{major(stack.cuda)}x"
+def cuda_for(stack: Stack) -> int:
+    """The major version of CUDA to have: torch's, or that of the build of torch to install.
+
+    Under a driver that is too old for any, that of the best build for the card.
+    """
+    own = major(stack.cuda)
+    if own is not None and torch_problem(stack) is None:
+        return own
     build = build_for(stack.capability, stack.driver_branch)
-    return (build or builds()[0]).cupy
+    return (build or next(iter(builds_for(stack.capability)), builds()[0])).cuda
+
+
+def cupy_for(stack: Stack) -> str:
+    """The CuPy to have, by the same."""
+    return f"cupy-cuda{cuda_for(stack)}x"
 
 
 def cupy_line(stack: Stack) -> str:
@@ -283,10 +292,16 @@ def cupy_problem(stack: Stack) -> EnvironmentRefused | None:
         return EnvironmentRefused(
             f"{found} are both installed: they overwrite each other's files", cupy_line(stack)
         )
-    if stack.cuda and not {wanted, "cupy"} & set(stack.cupy):
+    if {wanted, "cupy"} & set(stack.cupy):
+        return None
+    if torch_problem(stack):
         return EnvironmentRefused(
-            f"two CUDA majors in one process: torch {stack.torch} brings CUDA {stack.cuda}, and "
-            f"{found} another",
+            f"{found} is of another CUDA than the torch to install, which brings "
+            f"CUDA {cuda_for(stack)}",
             cupy_line(stack),
         )
-    return None
+    return EnvironmentRefused(
+        f"two CUDA majors in one process: torch {stack.torch} brings CUDA {stack.cuda}, and "
+        f"{found} another",
+        cupy_line(stack),
+    )

@@ -84,7 +84,7 @@ PLANTED = [
         for kernel, variant in (("reduction argmax", "vectorized"), ("reduction sum", "shared"))
     ),
     (
-        "reduction max bf16",
+        "reduction sum bf16",
         "vectorized",
         "if (first_index() < head)",
         "if (first_index() + 1 < head)",
