@@ -24,6 +24,10 @@ FIRST_DRIVER = {11: 450, 12: 525, 13: 580}
 # architectures": NVIDIA's Unix graphics feature deprecation schedule, 2025.
 TURING = (7, 5)
 LAST_DRIVER_BEFORE_TURING = 580
+# Without a card: the release that noxfile.py installs, so that numbers of processors can be
+# compared. From PyTorch's own index, since PyPI's build for Linux brings gigabytes of CUDA.
+TORCH_CPU = "torch==2.13.0"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Distributions of CuPy; the one without a CUDA version is built on the machine, for what is there.
 CUPY = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -127,6 +131,11 @@ def _build(row: dict[str, str]) -> Build:
         extra=row["extra"],
         source=row["source"],
     )
+
+
+def install_line_for_cpu() -> str:
+    """What to type to measure a processor, where no card is."""
+    return f"pip install {TORCH_CPU} --index-url {TORCH_CPU_INDEX} && {install_line('run')}"
 
 
 def builds_for(capability: Capability | None) -> list[Build]:

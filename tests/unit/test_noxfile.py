@@ -45,6 +45,12 @@ def with_cards(noxfile, monkeypatch, *cards, status=0):
     monkeypatch.setattr(noxfile.sys, "platform", "linux")
 
 
+def test_the_torch_of_a_processor_is_the_one_that_gpubench_names(noxfile):
+    """One release for everybody, so that numbers of processors can be compared."""
+    assert noxfile.TORCH_CPU == stack.TORCH_CPU
+    assert noxfile.TORCH_CPU_INDEX == stack.TORCH_CPU_INDEX
+
+
 @pytest.mark.parametrize("driver", ["550.54.15", "580.65.06"])
 @pytest.mark.parametrize("card_id", sorted(catalogue()))
 def test_a_card_gets_the_build_that_gpubench_names_for_it(noxfile, monkeypatch, card_id, driver):
