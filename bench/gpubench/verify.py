@@ -164,6 +164,7 @@ def _cannot_write(path: Path, error: OSError) -> CannotWrite:
 def _findings(
     found: Verification, suite: Suite, announce: Callable[[str], object]
 ) -> Iterator[Finding]:
+    announce(f"opening {found.device}")
     execution = run.Execution(run.Request(suite, found.device), str(found.records))
     for event in execution:
         if isinstance(event, run.Started):

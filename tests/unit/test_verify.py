@@ -2,6 +2,7 @@
 
 import errno
 import getpass
+import io
 import json
 import math
 import os
@@ -876,6 +877,30 @@ def test_a_fault_is_exit_status_3_and_the_bundle_is_named(
     assert f"{bundle.name}: of a simulated card, so there is nothing to send" in err
     assert f"{'1 fault ' if script else 'no faults '}in" in err
     assert "[1/3] " in err
+
+
+def test_what_takes_long_shows_that_it_goes_on(monkeypatch, capsys, tmp_path):
+    from gpubench.verbs import doctor as verb
+
+    said = io.StringIO()
+
+    def steps(found, suite, announce):
+        announce("a quick step")
+        announce("a slow one")
+        while said.getvalue().count(" .") < 3:
+            time.sleep(0.01)
+        yield verify.note("done")
+        raise EnvironmentRefused("the device is gone")
+
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(verb, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(verify, "_findings", steps)
+    words = ["doctor", "--verify", "--device", CARD, "-o", str(tmp_path)]
+    assert main(words) == errors.EXIT_ENVIRONMENT
+    first, second, last = said.getvalue().splitlines()
+    assert first.startswith("a quick step")
+    assert second.startswith("a slow one . . .")
+    assert last == "gpubench: the device is gone"
 
 
 def test_a_bundle_that_cannot_be_written_is_said_in_two_lines(monkeypatch, capsys, tmp_path):
