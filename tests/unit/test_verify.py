@@ -812,7 +812,7 @@ def test_a_kernel_that_is_wrong_or_ends_its_process_is_found_and_stops_no_other(
     ("outcomes", "state"),
     [
         (["ok", "ok"], "ok"),
-        (["ok", "unsupported"], "note"),
+        (["ok", "unsupported"], "problem"),  # it doesn't compile here
         (["unsupported", "wrong"], "problem"),
         (["timeout"], "problem"),
         (["oom", "ok"], "problem"),
