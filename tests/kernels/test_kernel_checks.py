@@ -103,27 +103,33 @@ def test_a_planted_fault_is_found(card, build_folder, program, kernel, old, new)
 
 
 @pytest.mark.parametrize(
-    ("program", "kernel", "place"),
+    ("program", "kernel", "place", "more"),
     [
-        ("reduction sum int32", "naive", 1),  # elements
-        ("reduction argmax bf16", "shuffle", 1),
-        ("softmax fp16", "softmax", 2),  # columns
-        ("bias_gelu bf16", "bias_gelu", 3),  # rows
+        ("reduction sum int32", "naive", 1, -1),  # elements
+        ("reduction argmax bf16", "shuffle", 1, -1),
+        ("softmax fp16", "softmax", 2, -1),  # columns
+        ("bias_gelu bf16", "bias_gelu", 3, -1),  # rows
+        ("reduction sum int32", "shared", 1, 1),  # what lies behind the array is seen in its sum
+        ("reduction sum fp32", "naive", 1, 1),
     ],
 )
-def test_a_launch_that_leaves_out_the_last_one_is_found(card, monkeypatch, program, kernel, place):
+def test_a_launch_that_leaves_out_the_last_one_or_takes_one_too_many_is_found(
+    card, monkeypatch, program, kernel, place, more
+):
     right = Program.function
 
-    def one_less(self, kernel, device):
+    def another_count(self, kernel, device):
         call = right(self, kernel, device)
 
-        def less(grid, block, arguments):
+        def changing(grid, block, arguments):
             changed = list(arguments)
-            changed[place] -= kernel != "finish"
+            changed[place] += more * (kernel != "finish")
             call(grid, block, tuple(changed))
 
-        return less
+        return changing
 
-    monkeypatch.setattr(Program, "function", one_less)
-    with pytest.raises(WrongResult, match="arrays, first"):
+    monkeypatch.setattr(Program, "function", another_count)
+    with pytest.raises(
+        WrongResult, match="first 1 numbers, 0 others" if more > 0 else "arrays, first"
+    ):
         look(program, kernel)
