@@ -243,7 +243,7 @@ def gpubench(session: nox.Session, *arguments: str) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this machine with the quick suite and make reports/index.html of the result."""
+    """Measure this machine with the quick suite and make reports/index.html: about a minute."""
     ready("run")
     before = written()
     try:
@@ -264,7 +264,7 @@ def written() -> dict[str, int]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests, spread over the processors; or, after ``--``, whatever pytest is to run."""
+    """Run the tests, on two processors in 10 minutes; or, after ``--``, what pytest is to run."""
     ready(*needs_of_tests())
     if session.posargs:
         python(session, "-m", "pytest", *session.posargs)
@@ -283,7 +283,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Fail unless the tests execute every line and branch of the CUDA backend; takes a minute."""
+    """Fail unless tests execute every line and branch of the CUDA backend: about 2 minutes."""
     ready(*needs_of_tests())
     files = ("tests/nvml", "tests/unit/test_doctor.py", "tests/unit/test_cuda_backend.py")
     with tempfile.TemporaryDirectory() as folder:
@@ -321,7 +321,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def results(session: nox.Session) -> None:
-    """Measure the committed result files again, on this machine."""
+    """Measure the committed result files again, on this machine: about 10 minutes."""
     ready("run")
     for suite, name in (("quick", "cpu-quick-1"), ("quick", "cpu-quick-2"), ("full", "cpu-full")):
         Path("results", f"{name}.parquet").unlink(missing_ok=True)  # runs overwrite nothing
@@ -330,31 +330,31 @@ def results(session: nox.Session) -> None:
 
 @nox.session
 def agreement(session: nox.Session) -> None:
-    """Check that gpubench's timer and torch.utils.benchmark agree on the same steps."""
+    """Check that gpubench's timer and torch.utils.benchmark agree on the same steps: 2 minutes."""
     ready("run")
     python(session, "benchmarks/timer_agreement.py", *session.posargs)
 
 
 @nox.session(name="telemetry-cost")
 def telemetry_cost(session: nox.Session) -> None:
-    """Check that what is read beside a measurement costs it less than 1 %."""
+    """Check that what is read beside a measurement costs it less than 1 %: about 2 minutes."""
     ready("run")
     python(session, "benchmarks/telemetry_cost.py", *session.posargs)
 
 
 @nox.session(name="validate-memory")
 def validate_memory(session: nox.Session) -> None:
-    """Hold the modelled memory and FLOPs of training jobs against torch's fake tensors."""
+    """Hold modelled memory and FLOPs of training jobs against fake tensors: 10 to 20 minutes."""
     ready("run")
     python(session, "benchmarks/validate_memory.py", *session.posargs)
 
 
 @nox.session(name="verdict-study")
 def verdict_study(session: nox.Session) -> None:
-    """Measure this machine's false alarms and power again: 20 quick runs, all ways to split them.
+    """Measure this machine's false alarms and power again, by 20 quick runs: about 25 minutes.
 
-    Takes about 25 minutes on two CPU cores; leave the machine alone meanwhile. With ``-- evaluate``
-    the kept runs are only evaluated again.
+    They are split in all ways. The time is that of two CPU cores; leave the machine alone
+    meanwhile. With ``-- evaluate`` the kept runs are only evaluated again.
     """
     ready("run", "dev")
     if session.posargs != ["evaluate"]:
@@ -364,10 +364,10 @@ def verdict_study(session: nox.Session) -> None:
 
 @nox.session(name="validate-prediction")
 def validate_prediction(session: nox.Session) -> None:
-    """Predict each card of the published results from the others, and say how far off that is.
+    """Predict each published card from the others, and say how far off that is: about 3 minutes.
 
     Further results in the format of bench/gpubench/data/published.csv may follow ``--``; without
-    any, docs/prediction.json and its figure are made again. Takes about two minutes.
+    any, docs/prediction.json and its figure are made again.
     """
     ready("dev")
     python(session, "benchmarks/validate_prediction.py", *session.posargs)
@@ -375,21 +375,21 @@ def validate_prediction(session: nox.Session) -> None:
 
 @nox.session(name="time-to-precision")
 def time_to_precision(session: nox.Session) -> None:
-    """Time gpubench, torch.utils.benchmark and pytest-benchmark to a median within 1 %."""
+    """Time gpubench and two other tools to a median within 1 %: some minutes."""
     ready("run", "test")
     python(session, "benchmarks/time_to_precision.py", *session.posargs)
 
 
 @nox.session
 def efficiency(session: nox.Session) -> None:
-    """Show the share of the quick suite that is spent in timed steps, and where the rest goes."""
+    """Show the share of the quick suite that is in timed steps, and the rest: about a minute."""
     ready("run")
     python(session, "benchmarks/efficiency.py", *session.posargs)
 
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Plant faults in the CUDA kernels; write which rung catches which to docs/verification.md."""
+    """Plant faults in the kernels; renew the table of docs/verification.md: about 5 minutes."""
     ready("run", "test")
     with tempfile.TemporaryDirectory() as folder:
         rungs(session, "mutations", folder)
@@ -397,7 +397,7 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session(name="verification-matrix")
 def verification_matrix(session: nox.Session) -> None:
-    """Compile the CUDA kernels for every architecture; renew the table in docs/verification.md."""
+    """Compile the kernels for ten architectures; renew docs/verification.md: about a minute."""
     ready("run", "test")
     rungs(session, "matrix")
 

@@ -22,7 +22,7 @@ from gpubench import plugins, stack
 from gpubench.cards import get_card
 from gpubench.device import DeviceInfo, backend_of, present
 from gpubench.environment import processor_name, without_identity
-from gpubench.errors import UsageError, install_line
+from gpubench.errors import UsageError
 from gpubench.telemetry import CORES, FOREIGN_LOAD_LIMIT, HostLoad
 
 State = Literal["ok", "note", "problem"]
@@ -320,7 +320,7 @@ def torch_build(here: Here, card: DeviceInfo | None) -> Finding:
     if isinstance(torch, ModuleNotFoundError) and card is None:
         return note(
             "not installed: this machine can read results and not measure",
-            install_line("run"),
+            stack.install_line_for_cpu(),
         )
     if isinstance(torch, Exception) and not isinstance(torch, ModuleNotFoundError):
         line = here.stack(card).install_line

@@ -24,6 +24,10 @@ FIRST_DRIVER = {11: 450, 12: 525, 13: 580}
 # architectures": NVIDIA's Unix graphics feature deprecation schedule, 2025.
 TURING = (7, 5)
 LAST_DRIVER_BEFORE_TURING = 580
+# Without a card: the release that noxfile.py installs, so that numbers of processors can be
+# compared. From PyTorch's own index, since PyPI's build for Linux brings gigabytes of CUDA.
+TORCH_CPU = "torch==2.13.0"
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Distributions of CuPy; the one without a CUDA version is built on the machine, for what is there.
 CUPY = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x")
 
@@ -127,6 +131,11 @@ def _build(row: dict[str, str]) -> Build:
         extra=row["extra"],
         source=row["source"],
     )
+
+
+def install_line_for_cpu() -> str:
+    """What to type to measure a processor, where no card is."""
+    return f"pip install {TORCH_CPU} --index-url {TORCH_CPU_INDEX} && {install_line('run')}"
 
 
 def builds_for(capability: Capability | None) -> list[Build]:
@@ -251,12 +260,21 @@ def torch_problem(stack: Stack) -> EnvironmentRefused | None:
     return None
 
 
-def cupy_for(stack: Stack) -> str:
-    """The CuPy to have: that of torch's CUDA, or of the build of torch to install."""
-    if stack.cuda:
-        return f"cupy-cuda{major(stack.cuda)}x"
+def cuda_for(stack: Stack) -> int:
+    """The major version of CUDA to have: torch's, or that of the build of torch to install.
+
+    Under a driver that is too old for any, that of the best build for the card.
+    """
+    own = major(stack.cuda)
+    if own is not None and torch_problem(stack) is None:
+        return own
     build = build_for(stack.capability, stack.driver_branch)
-    return (build or builds()[0]).cupy
+    return (build or next(iter(builds_for(stack.capability)), builds()[0])).cuda
+
+
+def cupy_for(stack: Stack) -> str:
+    """The CuPy to have, by the same."""
+    return f"cupy-cuda{cuda_for(stack)}x"
 
 
 def cupy_line(stack: Stack) -> str:
@@ -283,10 +301,16 @@ def cupy_problem(stack: Stack) -> EnvironmentRefused | None:
         return EnvironmentRefused(
             f"{found} are both installed: they overwrite each other's files", cupy_line(stack)
         )
-    if stack.cuda and not {wanted, "cupy"} & set(stack.cupy):
+    if {wanted, "cupy"} & set(stack.cupy):
+        return None
+    if torch_problem(stack):
         return EnvironmentRefused(
-            f"two CUDA majors in one process: torch {stack.torch} brings CUDA {stack.cuda}, and "
-            f"{found} another",
+            f"{found} is of another CUDA than the torch to install, which brings "
+            f"CUDA {cuda_for(stack)}",
             cupy_line(stack),
         )
-    return None
+    return EnvironmentRefused(
+        f"two CUDA majors in one process: torch {stack.torch} brings CUDA {stack.cuda}, and "
+        f"{found} another",
+        cupy_line(stack),
+    )

@@ -1,10 +1,11 @@
 """Prove the tool on a device that is here: its results, its timer, its rates and its sensors.
 
 What tests without a GPU can't show, the owner of a card shows with one command. Every case of the
-quick suite is checked against its reference and measured as `gpubench run` does it; then our timer
-is held against others, the rates against the catalogue, the counter of energy against the integral
-of the power, and graphs, peaks of memory and pinned copies against what they should give. All of it
-goes into one bundle that can be sent: no name of a host or a user and no path is in it.
+quick suite is checked against its reference and measured as `gpubench run` does it, and every
+kernel of our own is launched on what goes wrong first; then our timer is held against others, the
+rates against the catalogue, the counter of energy against the integral of the power, and graphs,
+peaks of memory and pinned copies against what they should give. All of it goes into one bundle that
+can be sent: no name of a host or a user and no path is in it.
 """
 
 import json
@@ -21,7 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gpubench
-from gpubench import environment, nvbench, placement, render, run, stats, table, timers
+from gpubench import (
+    environment,
+    kernel_checks,
+    nvbench,
+    placement,
+    render,
+    run,
+    stats,
+    table,
+    timers,
+)
 from gpubench.cards import catalogue
 from gpubench.device import Device, Reading, open_device, resolve
 from gpubench.doctor import Finding, note, ok, problem
@@ -153,6 +164,7 @@ def _cannot_write(path: Path, error: OSError) -> CannotWrite:
 def _findings(
     found: Verification, suite: Suite, announce: Callable[[str], object]
 ) -> Iterator[Finding]:
+    announce(f"opening {found.device}")
     execution = run.Execution(run.Request(suite, found.device), str(found.records))
     for event in execution:
         if isinstance(event, run.Started):
@@ -167,6 +179,7 @@ def _findings(
     if opened.provenance != "measured":
         text = f"{opened.info.card}: this shows what the checks do, and nothing of a card"
         yield replace(note(text), check="device")
+    yield from kernel_checks.findings(opened, found.device, announce)
     for name, look in _looks(opened):
         announce(name)
         yield replace(_safely(look), check=name)

@@ -12,6 +12,7 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
@@ -122,8 +123,17 @@ class Worker:
 
     def measure(self, case: Case, rule: StopRule, timeout_s: float) -> Outcome:
         """Have a case measured; a death or a time-out is an outcome, too."""
+        return self._outcome(("measure", case, rule), timeout_s, ", the suite's timeout_s")
+
+    def call(self, function: Callable[..., None], *arguments: object, timeout_s: float) -> Outcome:
+        """Have a module's ``function(device, *arguments)`` called; that it returns is ok."""
+        return self._outcome(("call", function, arguments), timeout_s)
+
+    def _outcome(
+        self, request: tuple[object, ...], timeout_s: float, whose_limit: str = ""
+    ) -> Outcome:
         try:
-            self._pipe.send(("measure", case, rule))
+            self._pipe.send(request)
         except OSError:  # it died since the last case
             return Outcome("crashed", self._last_words(), poisoned=True)
         answer = self._receive(timeout_s)
@@ -131,7 +141,7 @@ class Worker:
             return answer
         if answer is None:
             return Outcome("crashed", self._last_words(), poisoned=True)
-        reason = f"ended after {timeout_s:g} s, the suite's timeout_s"
+        reason = f"ended after {timeout_s:g} s{whose_limit}"
         return Outcome("timeout", reason, poisoned=True)
 
     def stop(self) -> None:
@@ -173,7 +183,8 @@ class Worker:
 def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool, trial: int) -> None:
     """Answer requests until the parent hangs up.
 
-    A request is ``("forecast", cases, step_limit_s)`` or ``("measure", case, rule)``.
+    A request is ``("forecast", cases, step_limit_s)``, ``("measure", case, rule)`` or
+    ``("call", function, arguments)``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with suppress(OSError, AttributeError):
@@ -199,7 +210,7 @@ def serve(pipe: Connection, device_name: str, log_path: str, *, identify: bool, 
             pipe.send([forecast(device, case, request[2]) for case in request[1]])
         else:
             set_aside_what_stays()
-            outcome = attempt(device, *request[1:])
+            outcome = (attempt if request[0] == "measure" else called)(device, *request[1:])
             if os.getpid() != myself:  # a workload forked, and this is the copy
                 os._exit(1)
             pipe.send(outcome)
@@ -251,8 +262,17 @@ def _too_large(device: Device, footprint: float) -> str | None:
 
 def attempt(device: Device, case: Case, rule: StopRule) -> Outcome:
     """Measure a case and turn whatever comes of it into an outcome."""
+    return _outcome(device, lambda: storable(measure(device, case, rule)))
+
+
+def called(device: Device, function: Callable[..., None], arguments: tuple[object, ...]) -> Outcome:
+    """Call a function and turn whatever comes of it into an outcome."""
+    return _outcome(device, lambda: function(device, *arguments))
+
+
+def _outcome(device: Device, call: Callable[[], Measurement | None]) -> Outcome:
     try:
-        measurement = storable(measure(device, case, rule))
+        measurement = call()
         return Outcome("ok", measurement=measurement, poisoned=device.spoilt)
     except CaseOutcome as error:
         reason = environment.without_identity(str(error))

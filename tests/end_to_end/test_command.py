@@ -162,7 +162,7 @@ def without(tmp_path, *modules):
 
 def test_measuring_without_torch_names_the_extra_to_install(tmp_path):
     done = gpubench("run", "--device", "cpu", cwd=tmp_path, env=without(tmp_path, "torch"))
-    refused(done, 4, "needs torch", "pip install -e '.[run]'")
+    refused(done, 4, "needs torch", "whl/cpu && pip install -e '.[run]'")
 
 
 def test_the_reading_verbs_need_no_torch(virtual, tmp_path):

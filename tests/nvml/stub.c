@@ -105,7 +105,6 @@ static Return answer(const char *name, Handle device, double sound, double *told
     EXPORT Return nvmlDeviceGet##NAME(Handle device, unsigned kind, unsigned *told) {              \
         double value;                                                                              \
         Return code = answer(#NAME, device, SOUND, &value);                                        \
-        (void)kind;                                                                                \
         if (code == SUCCESS) *told = (unsigned)value;                                              \
         return code;                                                                               \
     }
@@ -128,9 +127,9 @@ TELLS(CurrPcieLinkWidth, unsigned, 16)
 TELLS(CurrPcieLinkGeneration, unsigned, 1)
 TELLS(CurrentClocksThrottleReasons, Wide, 1)    /* idle */
 TELLS(MemoryBusWidth, unsigned, 384)
-TELLS_OF(MaxClockInfo, 9751)
-TELLS_OF(Temperature, 45)
-TELLS_OF(TemperatureThreshold, 90)
+TELLS_OF(MaxClockInfo, kind == 2 ? 9751 : 2100)   /* of the memory, of the others */
+TELLS_OF(Temperature, kind == 0 ? 45 : 0)         /* of the chip, the only sensor there is */
+TELLS_OF(TemperatureThreshold, kind == 1 ? 90 : kind == 0 ? 98 : 84) /* slowdown, shutdown, … */
 TELLS_TWO(EccMode, 0, value / 16)               /* as it is, and 16 times as it will be */
 TELLS_TWO(CudaComputeCapability, 8, 6)
 
@@ -147,7 +146,7 @@ EXPORT Return nvmlDeviceGetClockInfo(Handle device, unsigned kind, unsigned *tol
 #ifndef OLD_DRIVER
 TELLS(CurrentClocksEventReasons, Wide, 1)
 TELLS(GpuMaxPcieLinkGeneration, unsigned, 4)
-TELLS_TWO(MigMode, is_mig, value)
+TELLS_TWO(MigMode, is_mig, value / 16)
 
 struct Temperature { unsigned version, sensor; int celsius; };
 

@@ -162,7 +162,11 @@ FAULTS = {
     "TemperatureV = 85": ("temperature", "problem", "85 °C, and it slows down at 90", "cool"),
     "MemoryInfo = 9e9": ("memory", "note", "15.6 of 24.0 GiB free", "nvidia-smi"),
     "mig": ("MIG", "note", "CUDA sees slices", "-mig 0"),
+    "MigMode = 16": ("MIG", "ok", "off", ""),  # a slice is there after a restart only
     "EccMode = 16": ("ECC", "note", "off, and on after a restart", ""),
+    "EccMode = 1": ("ECC", "note", "on, and off after a restart", ""),
+    "TemperatureV = 81": ("temperature", "problem", "81 °C, and it slows down at 90", "cool"),
+    "TemperatureV = 79": ("temperature", "ok", "79 °C, slows down at 90 °C", ""),
     "BAR1MemoryInfo = 34359738368": ("resizable BAR", "ok", "on: a window of 32 GiB", ""),
 }
 
@@ -218,6 +222,18 @@ def test_a_driver_that_does_not_open_says_what_is_wrong_and_what_to_do(checks, c
     assert (one["check"], one["state"]) == ("driver", "problem")
     assert words in one["found"]
     assert remedy in one["remedy"]
+
+
+@pytest.mark.parametrize(("script", "ecc"), [("EccMode = 16", False), ("EccMode = 1", True)])
+def test_a_card_is_described_as_it_is_now_and_by_its_memorys_clock(stubbed, script, ecc):
+    code = (
+        "from gpubench.backends import _nvml\n"
+        "with _nvml.library() as nvml:\n"
+        "    card = _nvml.by_index(nvml)[0]\n"
+        "    print(_nvml.describe(nvml, card, 'cuda:0').ecc, _nvml._bandwidth(nvml, card) / 1e9)"
+    )
+    done = stubbed("-c", code, script=script)
+    assert done.stdout.split() == [str(ecc), "936.096"], done.stderr
 
 
 def test_without_the_library_the_cards_have_nothing_to_say(checks, tmp_path):

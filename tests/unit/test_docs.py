@@ -15,8 +15,12 @@ from gpubench.backends.virtual import Script
 from gpubench.errors import install_line
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
+<<<<<<< HEAD
 from gpubench.stack import builds
 from gpubench.suite import load_suite
+=======
+from gpubench.stack import builds, install_line_for_cpu
+>>>>>>> h-verify
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -187,7 +191,7 @@ def test_every_line_that_installs_gpubench_is_one_that_works_today():
                 wanted = extras.split(",") if extras else []
                 assert line == install_line(*wanted), path
                 assert PROJECT["optional-dependencies"].keys() >= set(wanted), path
-    assert f"\n{install_line('run')} " in read("README.md")
+    assert f"\n{install_line_for_cpu()}\n" in read("README.md")
     assert f"\n{install_line('cuda13')} " in read("docs/verification.md")
     assert builds()[0].install_line() == install_line("cuda13")
 

@@ -45,6 +45,25 @@ def with_cards(noxfile, monkeypatch, *cards, status=0):
     monkeypatch.setattr(noxfile.sys, "platform", "linux")
 
 
+@pytest.mark.parametrize(
+    "routine",
+    [
+        *("bench", "tests", "coverage", "results", "agreement", "telemetry_cost", "mutations"),
+        *("validate_memory", "verdict_study", "validate_prediction", "time_to_precision"),
+        *("efficiency", "verification_matrix"),
+    ],
+)
+def test_the_list_of_routines_says_which_take_minutes(noxfile, routine):
+    """`noxfile.py -l` shows the first line."""
+    assert "minute" in getattr(noxfile, routine).__doc__.partition("\n")[0]
+
+
+def test_the_torch_of_a_processor_is_the_one_that_gpubench_names(noxfile):
+    """One release for everybody, so that numbers of processors can be compared."""
+    assert noxfile.TORCH_CPU == stack.TORCH_CPU
+    assert noxfile.TORCH_CPU_INDEX == stack.TORCH_CPU_INDEX
+
+
 @pytest.mark.parametrize("driver", ["550.54.15", "580.65.06"])
 @pytest.mark.parametrize("card_id", sorted(catalogue()))
 def test_a_card_gets_the_build_that_gpubench_names_for_it(noxfile, monkeypatch, card_id, driver):

@@ -1,6 +1,8 @@
 """Which wheels serve which card, for every card of the catalogue and every build of the table."""
 
+import re
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +70,37 @@ def test_every_card_of_the_catalogue_has_a_build_under_some_driver_that_still_kn
         assert f"pip install -e '.[cuda{build.cuda}]'" in line
         assert build.cupy == f"cupy-cuda{build.cuda}x"
         assert build.index in line
+
+
+CU126 = (
+    "pip install --force-reinstall 'torch<2.15' --index-url https://download.pytorch.org/whl/cu126"
+    " && pip install -e '.[cuda12]'"
+)
+CU128 = (
+    "pip install --force-reinstall 'torch<2.12' --index-url https://download.pytorch.org/whl/cu128"
+    " && pip install -e '.[cuda12]'"
+)
+PYPI = "pip install -e '.[cuda13]'"
+NO_DRIVER = "install a driver of branch {}; `nvidia-smi` shows which is here"
+
+
+@pytest.mark.parametrize(
+    ("card_id", "lines"),
+    [
+        ("geforce-gtx-1080-ti", {470: NO_DRIVER.format("525 to 580"), 525: CU126, 580: CU126}),
+        ("tesla-v100-sxm2-32gb", {470: NO_DRIVER.format("525 to 580"), 550: CU126, 580: CU126}),
+        ("tesla-t4", {470: NO_DRIVER.format("525 or newer"), 525: CU126, 580: PYPI}),
+        ("geforce-rtx-3090", {524: NO_DRIVER.format("525 or newer"), 550: CU126, 580: PYPI}),
+        ("geforce-rtx-4090", {550: CU126, 579: CU126, 590: PYPI}),
+        ("nvidia-h200-sxm", {535: CU126, 580: PYPI}),
+        ("geforce-rtx-5090", {565: NO_DRIVER.format("570 or newer"), 570: CU128, 580: PYPI}),
+        ("nvidia-b200-sxm", {569: NO_DRIVER.format("570 or newer"), 579: CU128, 580: PYPI}),
+    ],
+)
+def test_a_card_of_each_generation_is_told_exactly_this(card_id, lines):
+    for branch, line in lines.items():
+        here = Stack(card_id, catalogue()[card_id].capability, driver=f"{branch}.1")
+        assert here.install_line == line, branch
 
 
 @pytest.mark.parametrize("card_id", CARDS)
@@ -198,6 +231,24 @@ def test_each_fault_of_torch_is_one_error_with_the_line_for_that_card(different,
 
 
 @pytest.mark.parametrize(
+    ("cuda", "architectures", "first"),
+    [("12.6", TORCH_2_7, 525), ("11.8", TORCH_2_7, 450), ("13.0", TORCH_2_8, 580)],
+)
+def test_torch_is_refused_under_each_driver_that_is_too_old_for_its_cuda(
+    cuda, architectures, first
+):
+    for branch in (390, 449, 450, 470, 524, 525, 579, 580, 590):
+        driver = f"{branch}.1"
+        here = a_stack(torch="2.7.1", cuda=cuda, architectures=architectures, driver=driver)
+        refusal = stack.torch_problem(here)
+        assert (refusal is None) == (branch >= first), driver
+        if refusal:
+            assert f"needs a driver of branch {first} or newer; the driver is {driver}" in str(
+                refusal
+            )
+
+
+@pytest.mark.parametrize(
     ("different", "words", "line"),
     [
         ({"cupy": {}}, "not installed", "pip install cupy-cuda13x"),
@@ -226,6 +277,56 @@ def test_each_fault_of_cupy_is_one_error_with_its_line(different, words, line):
     found = stack.cupy_problem(a_stack(**different))
     assert words in str(found)
     assert found.remedy == line
+
+
+TORCHES = (
+    {"torch": None, "cuda": None, "architectures": ()},
+    {"torch": "2.13.0+cpu", "cuda": None, "architectures": ()},
+    {"torch": "2.7.1+cu126", "cuda": "12.6", "architectures": TORCH_2_7},
+    {"torch": "2.8.0+cu128", "cuda": "12.8", "architectures": TORCH_2_8},
+    {},  # 2.13.0+cu130
+    {"architectures": ()},  # the same, which doesn't tell them
+)
+CUPIES = (
+    {},
+    {"cupy-cuda12x": "14"},
+    {"cupy-cuda13x": "14"},
+    {"cupy-cuda12x": 1, "cupy-cuda13x": 2},
+)
+
+
+def cudas(remedy):
+    """The major versions of CUDA that a line installs, however it names them."""
+    text = re.sub(r"pip uninstall \S+( cupy\S+)*", "", remedy)
+    return {int(number) for number in re.findall(r"(?:cuda|whl/cu)(1[123])", text)}
+
+
+@pytest.mark.parametrize("card_id", CARDS)
+def test_no_line_for_cupy_names_another_cuda_than_that_for_torch(card_id):
+    capability = catalogue()[card_id].capability
+    serving = {build.cuda for build in builds_for(capability)}
+    drivers = (None, "470.1", "525.1", "550.54.15", "570.1", "580.65.06", "590.1")
+    for driver, torch, cupy in product(drivers, TORCHES, CUPIES):
+        here = a_stack(capability=capability, driver=driver, cupy=cupy, **torch)
+        wrong = stack.torch_problem(here)
+        remedy = stack.cupy_problem(here)
+        installs = cudas(remedy.remedy) if remedy else {stack.cuda_for(here)}
+        assert len(installs) == 1
+        wanted = cudas(wrong.remedy) if wrong else {stack.major(here.cuda)}
+        assert installs == (wanted or installs), (driver, torch, cupy)
+        assert installs <= serving or not wrong
+        assert remedy or set(cupy) == {f"cupy-cuda{next(iter(installs))}x"}
+
+
+def test_pascal_on_the_last_driver_that_knows_it_is_told_of_cuda_12_alone():
+    here = a_stack(capability=(6, 1), cupy={})
+    assert stack.torch_problem(here).remedy.endswith("whl/cu126 && pip install -e '.[cuda12]'")
+    assert stack.cupy_problem(here).remedy == "pip install cupy-cuda12x"
+    right = a_stack(capability=(6, 1), cupy={"cupy-cuda12x": "14.2.0"})
+    assert stack.cupy_problem(right) is None
+    wrong = stack.cupy_problem(a_stack(capability=(6, 1)))
+    assert "cupy-cuda13x 14.2.0 is of another CUDA than the torch to install" in str(wrong)
+    assert wrong.remedy == "pip uninstall --yes cupy-cuda13x && pip install cupy-cuda12x"
 
 
 def test_kernels_are_not_run_with_two_cuda_majors_in_one_process(monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import getpass
+import io
 import json
 import math
 import os
@@ -18,7 +19,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpubench import errors, measure, nvbench, report, store, suite, timers, verify
+from gpubench import (
+    errors,
+    kernel_checks,
+    measure,
+    nvbench,
+    report,
+    store,
+    suite,
+    timers,
+    verify,
+    worker,
+)
 from gpubench.cli import main
 from gpubench.device import Device, DeviceInfo, Reading, open_device
 from gpubench.errors import EnvironmentRefused, Unsupported
@@ -54,7 +66,7 @@ def test_a_sound_device_has_no_fault_and_its_bundle_names_nobody(tmp_path):
     found, bundle = verified(tmp_path)
     assert not [one for one in found.values() if one.state == "problem"]
     shown = [one for one in found.values() if one.found.startswith("simulated, nothing was comp")]
-    assert len(shown) == len(TINY.cases)
+    assert len(shown) == len(TINY.cases) + len(kernel_checks.looks())
     assert {one.device for one in found.values()} == {CARD}
     assert found["energy against power"].state == "ok"
     assert "nothing of a card" in found["device"].found
@@ -710,6 +722,136 @@ def test_on_a_card_nvbench_is_asked_where_it_is_installed(monkeypatch, there):
     assert asked & set(names) == (asked if there else set())
 
 
+# --- kernels ------------------------------------------------------------------------------------
+
+# A card whose kernels are right, wrong, out of bounds or deadly; a worker opens it by its name.
+BACKEND = """
+import os, signal
+
+from gpubench import kernel_checks
+from gpubench.device import Device, DeviceInfo
+
+EXAMPLE, PRIORITY = "card:0", -5
+
+
+def present():
+    return []
+
+
+def right(device):
+    yield "an array", None
+
+
+def wrong(device):
+    yield "an array", None
+    yield "a NaN", "1.0 instead of nan at 0"
+
+
+def out_of_bounds(device):
+    raise RuntimeError("an illegal memory access was encountered")
+    yield
+
+
+def deadly(device):
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield
+
+
+LOOKS = {
+    "first": {"one": right, "two": wrong, "three": right},
+    "second": {"one": out_of_bounds, "two": right},
+    "third": {"one": deadly, "two": right},
+    "last": {"one": right},
+}
+
+
+class Card(Device):
+    timer = "cuda_event"
+    info = DeviceInfo("card:0", "cuda", "A card", "a-card", "none")
+
+    def unsupported(self, precision):
+        return None
+
+    def flush(self):
+        return
+
+    def expected_s(self, work, precision):
+        return 1e-3
+
+
+def open(selector):
+    kernel_checks.looks = lambda: LOOKS
+    return Card()
+"""
+
+
+def test_a_kernel_that_is_wrong_or_ends_its_process_is_found_and_stops_no_other(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "backends").mkdir()
+    (tmp_path / "backends" / "card.py").write_text(BACKEND)
+    monkeypatch.setenv("GPUBENCH_PATH", str(tmp_path))
+    monkeypatch.setattr(kernel_checks, "looks", None)  # put back, when the backend's is gone
+    monkeypatch.setattr(kernel_checks, "require_cupy", lambda device: None)
+    announced = []
+    device = open_device("card:0")
+    found = list(kernel_checks.findings(device, "card:0", announced.append))
+    assert announced == [one.check for one in found]
+    assert announced == ["kernel first", "kernel second", "kernel third", "kernel last"]
+    assert [one.state for one in found] == ["problem", "problem", "problem", "ok"]
+    first, second, third, last = (one.found for one in found)
+    assert first == (
+        "right: one, three; two: wrong: of 1 of 2 arrays, first a NaN: 1.0 instead of nan at 0"
+    )
+    assert second.startswith("right: two; one: failed: RuntimeError: an illegal memory access")
+    assert third.startswith("right: two; one: crashed: the process died (killed by SIGKILL")
+    assert last == "right: one"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state"),
+    [
+        (["ok", "ok"], "ok"),
+        (["ok", "unsupported"], "problem"),  # it doesn't compile here
+        (["unsupported", "wrong"], "problem"),
+        (["timeout"], "problem"),
+        (["oom", "ok"], "problem"),
+    ],
+)
+def test_a_program_is_judged_by_its_worst_kernel(outcomes, state):
+    outcomes = {f"k{i}": worker.Outcome(status, "why") for i, status in enumerate(outcomes)}
+    assert kernel_checks.judge(outcomes).state == state
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "words"),
+    [
+        (Unsupported("this implementation needs CuPy"), "note", "none was launched: this impl"),
+        (EnvironmentRefused("no process can be started", "do"), "problem", "no process can be"),
+    ],
+)
+def test_without_cupy_or_a_process_there_is_one_finding_and_the_rest_goes_on(
+    monkeypatch, error, state, words
+):
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr(kernel_checks, "require_cupy", lambda device: None)
+    where = "require_cupy" if isinstance(error, Unsupported) else "Worker"
+    monkeypatch.setattr(kernel_checks, where, refused)
+    card = Card()
+    card.info = replace(card.info, backend="cuda")
+    (found,) = kernel_checks.findings(card, "cuda:0", str)
+    assert (found.check, found.state, words in found.found) == ("kernels", state, True), found
+
+
+def test_of_kernels_nothing_is_claimed_on_a_processor_and_nothing_computed_on_a_simulated_card():
+    assert list(kernel_checks.findings(open_device("cpu"), "cpu", str)) == []
+    found = list(kernel_checks.findings(open_device(CARD), CARD, str))
+    assert {one.check for one in found} == {f"kernel {name}" for name in kernel_checks.looks()}
+    assert {one.found.partition(":")[0] for one in found} == {"simulated, nothing was computed"}
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
@@ -735,6 +877,30 @@ def test_a_fault_is_exit_status_3_and_the_bundle_is_named(
     assert f"{bundle.name}: of a simulated card, so there is nothing to send" in err
     assert f"{'1 fault ' if script else 'no faults '}in" in err
     assert "[1/3] " in err
+
+
+def test_what_takes_long_shows_that_it_goes_on(monkeypatch, capsys, tmp_path):
+    from gpubench.verbs import doctor as verb
+
+    said = io.StringIO()
+
+    def steps(found, suite, announce):
+        announce("a quick step")
+        announce("a slow one")
+        while said.getvalue().count(" .") < 3:
+            time.sleep(0.01)
+        yield verify.note("done")
+        raise EnvironmentRefused("the device is gone")
+
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(verb, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(verify, "_findings", steps)
+    words = ["doctor", "--verify", "--device", CARD, "-o", str(tmp_path)]
+    assert main(words) == errors.EXIT_ENVIRONMENT
+    first, second, last = said.getvalue().splitlines()
+    assert first.startswith("a quick step")
+    assert second.startswith("a slow one . . .")
+    assert last == "gpubench: the device is gone"
 
 
 def test_a_bundle_that_cannot_be_written_is_said_in_two_lines(monkeypatch, capsys, tmp_path):

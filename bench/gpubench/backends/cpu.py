@@ -13,7 +13,8 @@ import psutil
 from gpubench.backends import _witness
 from gpubench.device import Device, DeviceInfo, Reading
 from gpubench.environment import core_count, processor_facts, processor_name
-from gpubench.errors import EnvironmentRefused, UsageError, install_line
+from gpubench.errors import EnvironmentRefused, UsageError
+from gpubench.stack import install_line_for_cpu
 from gpubench.telemetry import processor_clock_hz
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def open(selector: str) -> "ProcessorDevice":  # noqa: A001 - the name of the ba
     except ModuleNotFoundError as error:
         raise EnvironmentRefused(
             "measuring needs torch, which is not installed",
-            f"{install_line('run')}, or --device virtual:CARD to try the tool",
+            f"{install_line_for_cpu()}, or --device virtual:CARD to try the tool",
         ) from error
     return ProcessorDevice()
 

@@ -11,7 +11,7 @@ from gpubench.verbs._flags import add_format
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from threading import Timer
+    from threading import Event, Thread, Timer
 
     from gpubench.doctor import Finding
 
@@ -90,14 +90,17 @@ def _verify(arguments: argparse.Namespace) -> int:
     from gpubench import verify
     from gpubench.suite import load_suite
 
-    def announce(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+    announce = _Step()
 
     def show(found: verify.Verification) -> None:
+        announce.end()
         _print(found.findings, arguments.format, "verify")
 
     device = verify.chosen_device(arguments.device)
-    found, bundle = verify.verify(device, load_suite("quick"), arguments.output, announce, show)
+    try:
+        found, bundle = verify.verify(device, load_suite("quick"), arguments.output, announce, show)
+    finally:
+        announce.end()
     faults = len(found.faults)
     measured = found.environment.get("provenance") == "measured"
     sending = "send it with your issue; it names neither you nor this machine"
@@ -149,3 +152,31 @@ class _Impatient:
         """Say nothing any more."""
         if self._timer:
             self._timer.cancel()
+
+
+class _Step:
+    """Called before each step; names it on standard error, with a dot for each while it takes."""
+
+    _thread: Thread | None = None
+    _over: Event
+
+    def __call__(self, name: str) -> None:
+        from threading import Event, Thread
+
+        self.end()
+        print(name, end="", file=sys.stderr, flush=True)
+        self._over = Event()
+        self._thread = Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        while not self._over.wait(PATIENCE_S):
+            print(" .", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """The line is complete."""
+        if self._thread:
+            self._over.set()
+            self._thread.join()
+            self._thread = None
+            print(file=sys.stderr, flush=True)
