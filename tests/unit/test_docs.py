@@ -15,12 +15,8 @@ from gpubench.backends.virtual import Script
 from gpubench.errors import install_line
 from gpubench.pytest_plugin import Settings
 from gpubench.record import Record
-<<<<<<< HEAD
-from gpubench.stack import builds
-from gpubench.suite import load_suite
-=======
 from gpubench.stack import builds, install_line_for_cpu
->>>>>>> h-verify
+from gpubench.suite import load_suite
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
