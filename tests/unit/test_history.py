@@ -297,6 +297,7 @@ def test_a_change_comes_with_what_else_changed_there(load):
     assert (row["baseline_runs"], row["runs"], row["verdict"]) == (6, 6, "slower")
     assert row["speedup_low"] < 1 / 1.1 < row["speedup_high"] < 1
     assert row["median_s"] / row["baseline_s"] == pytest.approx(1.1, rel=0.02)
+    assert row["baseline_s"] / row["median_s"] == pytest.approx(row["speedup"])
     words = history.with_text(histories(frame))[0]["changed_text"]
     assert words == (
         "commit abc1234 → def5678-dirty, torch 2.9.0 → 2.13.0, power limit 450 W → 300 W"
