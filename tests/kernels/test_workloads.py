@@ -108,6 +108,15 @@ def test_what_the_kernels_cannot_reduce_is_refused_with_what_they_can(
     assert launches == []
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_rows_of_no_elements_are_no_launch(launches, shape):
+    """CUDA refuses a grid of no blocks."""
+    values = torch.ones(shape)
+    assert softmax.softmax_kernel(values)().shape == shape
+    assert bias_gelu.bias_gelu_kernel(values, torch.ones(shape[1]))().shape == shape
+    assert launches == []
+
+
 @pytest.mark.parametrize("precision", softmax.ELEMENTS)
 def test_a_softmax_passes_its_own_check(launches, device, precision):
     run_check(softmax.softmax.prepare(device, "kernel", 7, 300, precision))
@@ -126,6 +135,10 @@ def test_bias_and_gelu_pass_their_own_check(launches, device, precision):
     [
         (lambda: softmax.softmax_kernel(torch.ones(3, 4).T), "contiguous"),
         (lambda: softmax.softmax_kernel(torch.ones(3, 4).double()), "float64"),
+        (lambda: softmax.softmax_kernel(torch.ones(5)), r"rows × columns.*\(5,\)"),
+        (lambda: softmax.softmax_kernel(torch.ones(2, 3, 4)), r"rows × columns.*\(2, 3, 4\)"),
+        (lambda: bias_gelu.bias_gelu_kernel(torch.ones(4), torch.ones(4)), r"columns.*\(4,\)"),
+        (lambda: bias_gelu.bias_gelu_kernel(torch.ones(1, 1, 4), torch.ones(4)), r"\(1, 1, 4\)"),
         (lambda: bias_gelu.bias_gelu_kernel(torch.ones(3, 4).T, torch.ones(3)), "contiguous"),
         (lambda: bias_gelu.bias_gelu_kernel(torch.ones(3, 4), torch.ones(8)[::2]), "contiguous"),
         (lambda: bias_gelu.bias_gelu_kernel(torch.ones(3, 4), torch.ones(3)), "4 columns"),
