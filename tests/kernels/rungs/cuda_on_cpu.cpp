@@ -252,6 +252,11 @@ void run_block(Index block) {
 
 int lane() { return current->number % 32; }
 
+void let_others_run() {
+    ready[(ready_first + ready_count++) % ready.size()] = current;
+    give_way();
+}
+
 void wait_for_block(int line) {
     Fiber& self = *current;
     // Two take turns: whoever is late for one barrier must not learn from the next.

@@ -137,6 +137,13 @@ MUTATIONS = (
         caught_by="race",
     ),
     Mutation(
+        name="a failed exchange not tried again",
+        program="reduction max fp32",
+        old="        seen = before;\n",
+        new="        return;\n",
+        caught_by="run",
+    ),
+    Mutation(
         name="accumulated in half",
         program="reduction sum fp16",
         old="        return state + to_accumulator(widen(element));",
