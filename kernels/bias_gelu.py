@@ -11,6 +11,7 @@ from gpubench.program import (
     on_torch_stream,
     require_contiguous,
     require_cupy,
+    require_rows,
 )
 from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
 
@@ -58,7 +59,8 @@ def bias_gelu_kernel(values: "torch.Tensor", bias: "torch.Tensor") -> Callable[[
     """A call that writes gelu(values + bias), always into the same tensor.
 
     Args:
-        values: rows × columns, contiguous, of any alignment, on an NVIDIA card.
+        values: rows × columns, contiguous, of any alignment, on an NVIDIA card; of no elements
+            the result has none.
         bias: columns, of the same type, contiguous.
 
     Raises:
@@ -74,12 +76,15 @@ def bias_gelu_kernel(values: "torch.Tensor", bias: "torch.Tensor") -> Callable[[
         )
     require_contiguous(values)
     require_contiguous(bias)
+    require_rows(values)
     rows, columns = values.shape
     if bias.shape != (columns,):
         raise UsageError(
             f"a bias of shape {tuple(bias.shape)} for {columns} columns", f"give it {columns}"
         )
     result = torch.zeros_like(values)
+    if not values.numel():  # CUDA refuses a grid of no blocks
+        return lambda: result
     kernel = PROGRAMS[precisions[values.dtype]].function("bias_gelu", values.device)
     grid = _grid(rows, columns, values.itemsize, values.device)
 

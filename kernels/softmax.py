@@ -11,6 +11,7 @@ from gpubench.program import (
     on_torch_stream,
     require_contiguous,
     require_cupy,
+    require_rows,
 )
 from gpubench.workload import PRECISION_BYTES, TORCH_TYPES, Prepared, Work, workload
 
@@ -49,10 +50,11 @@ def softmax_kernel(values: "torch.Tensor") -> Callable[[], "torch.Tensor"]:
     """A call that writes the softmax of each row of ``values``, always into the same tensor.
 
     Args:
-        values: rows × columns, contiguous, of any alignment, on an NVIDIA card.
+        values: rows × columns, contiguous, of any alignment, on an NVIDIA card; of no elements
+            the result has none.
 
     Raises:
-        UsageError: strides or type don't suit.
+        UsageError: shape, strides or type don't suit.
     """
     import torch
 
@@ -60,8 +62,11 @@ def softmax_kernel(values: "torch.Tensor") -> Callable[[], "torch.Tensor"]:
     if values.dtype not in precisions:
         raise UsageError(f"no kernel for {values.dtype}", f"there is {', '.join(ELEMENTS)}")
     require_contiguous(values)
+    require_rows(values)
     rows, columns = values.shape
     result = torch.zeros_like(values)
+    if not values.numel():  # CUDA refuses a grid of no blocks
+        return lambda: result
     kernel = PROGRAMS[precisions[values.dtype]].function("softmax", values.device)
 
     def launch() -> "torch.Tensor":

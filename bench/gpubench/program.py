@@ -166,6 +166,19 @@ def require_contiguous(values: "torch.Tensor") -> None:
         )
 
 
+def require_rows(values: "torch.Tensor") -> None:
+    """See that the array is rows × columns.
+
+    Raises:
+        UsageError: it has fewer or more dimensions.
+    """
+    if values.ndim != 2:
+        raise UsageError(
+            f"this kernel takes rows × columns; the array has shape {tuple(values.shape)}",
+            "call .view(-1, columns) first: that copies nothing",
+        )
+
+
 def on_torch_stream(call: Callable[[], Any]) -> Callable[[], Any]:
     """Make CuPy queue ``call`` on the stream that is torch's current one at the time."""
     import cupy

@@ -5,7 +5,11 @@ import pytest
 
 from rungs import numbers, on_cpu
 from rungs.behaviour import (
+    alignments,
     check_bias_gelu,
+    check_conversions,
+    check_far_index,
+    check_many_blocks,
     check_reduction,
     check_softmax,
     reduce_on_cpu,
@@ -13,7 +17,7 @@ from rungs.behaviour import (
     special_rows,
 )
 from rungs.on_cpu import BACKWARD, FORWARD, Schedule, random_schedules
-from rungs.programs import PROGRAMS, changed, reduction
+from rungs.programs import PROGRAMS, changed, reduction, with_conversions
 
 ALL = [FORWARD, BACKWARD, *random_schedules(20)]
 FEW = [FORWARD, BACKWARD, *random_schedules(2)]
@@ -76,6 +80,19 @@ def test_a_reduction_of_a_million_is_right(library, operation, precision, varian
     check_reduction(built, variant, operation, precision, values, schedules, blocks=5, offset=3)
 
 
+@pytest.mark.parametrize("variant", ["shared", "shuffle", "vectorized"])
+@pytest.mark.parametrize(("operation", "precision"), REDUCTIONS)
+def test_the_second_pass_takes_in_more_blocks_than_it_has_threads(
+    library, operation, precision, variant
+):
+    check_many_blocks(library(f"reduction {operation} {precision}"), variant, operation, precision)
+
+
+@pytest.mark.parametrize("variant", reduction.VARIANTS)
+def test_an_index_may_be_beyond_32_bits(library, variant):
+    check_far_index(library("reduction argmax bf16"), variant)
+
+
 @pytest.mark.parametrize("variant", reduction.VARIANTS)
 @pytest.mark.parametrize(("operation", "precision"), REDUCTIONS)
 def test_a_reduction_treats_nan_infinity_ties_and_denormals_as_numpy_does(
@@ -93,10 +110,10 @@ def test_a_reduction_treats_nan_infinity_ties_and_denormals_as_numpy_does(
 def test_a_softmax_is_right_at_every_width_and_alignment(library, precision):
     built = library(f"softmax {precision}")
     for columns in (1, 2, 7, 8, 31, 64, 255, 256, 1000, 4104):
-        for offset in (0, 1):
+        for offsets in alignments(2):
             for schedule in ALL if columns < 300 else FEW:
                 values = rows_of(precision, 2, columns)
-                check_softmax(built, precision, values, schedule, offset)
+                check_softmax(built, precision, values, schedule, offsets)
 
 
 @pytest.mark.parametrize("precision", ROWS)
@@ -115,9 +132,11 @@ def test_bias_and_gelu_are_right_at_every_shape_grid_and_alignment(library, prec
         (7, 600, (9, 1)),
     ):
         values, bias = rows_of(precision, rows, columns), rows_of(precision, 1, columns, seed=1)[0]
-        for offset in (0, 3):
+        for offsets in [*alignments(3), (3, 3, 3)]:
             for schedule in FEW:
-                check_bias_gelu(built, precision, values, bias, schedule, grid=grid, offset=offset)
+                check_bias_gelu(
+                    built, precision, values, bias, schedule, grid=grid, offsets=offsets
+                )
 
 
 @pytest.mark.parametrize("precision", ROWS)
@@ -134,11 +153,43 @@ def test_every_program_has_a_test_here():
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_every_number_of_16_bits_is_widened_and_narrowed_as_torch_does(library, precision):
-    """All 65536 of them, through a kernel that does nothing else: gelu of large ones is identity.
+def test_every_number_of_16_bits_is_widened_and_narrowed_to_the_nearest_even(
+    build_folder, precision
+):
+    """What the host's header does in place of two instructions is checked here, too."""
+    program = with_conversions(PROGRAMS[f"softmax {precision}"])
+    check_conversions(on_cpu.Library(on_cpu.build(program, build_folder)), precision)
 
-    What the host's header does in place of two instructions is checked here, too.
-    """
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("(bits + 0x7fff + (bits >> 16) % 2) >> 16", "bits >> 16"),
+        ("bits + 0x7fff + (bits >> 16) % 2", "bits + 0x8000"),
+        ("value != value", "false"),
+    ],
+    ids=["cut off", "ties upwards", "NaN carried over"],
+)
+def test_a_bfloat_that_is_not_the_nearest_even_is_found(build_folder, old, new):
+    wrong = with_conversions(changed("softmax bf16", old, new))
+    built = on_cpu.Library(on_cpu.build(wrong, build_folder))
+    with pytest.raises(AssertionError, match="narrow_bits bf16"):
+        check_conversions(built, "bf16")
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_gelu_is_right_for_every_number_of_16_bits_up_to_1e30(library, precision):
+    stored = np.arange(2**16, dtype=np.uint16).view(numbers.STORED[precision])
+    values = stored[np.abs(numbers.load(stored, precision)) < 1e30]
+    zeros = numbers.store(np.zeros(len(values)), precision)
+    check_bias_gelu(
+        library(f"bias_gelu {precision}"), precision, values.reshape(1, -1), zeros, FORWARD
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_numpys_numbers_of_16_bits_are_torchs(precision):
+    """All 65536 of them: what the kernels are held against."""
     import torch
 
     every = np.arange(2**16, dtype=np.uint16)
@@ -150,11 +201,6 @@ def test_every_number_of_16_bits_is_widened_and_narrowed_as_torch_does(library, 
     finite = ~np.isnan(known)
     np.testing.assert_array_equal(
         numbers.store(known, precision).view(np.uint16)[finite], narrowed[finite]
-    )
-    values = stored[finite & (np.abs(known) < 1e30)].copy()
-    zeros = numbers.store(np.zeros(len(values)), precision)
-    check_bias_gelu(
-        library(f"bias_gelu {precision}"), precision, values.reshape(1, -1), zeros, FORWARD
     )
 
 

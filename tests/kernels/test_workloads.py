@@ -29,15 +29,20 @@ def launches(library, monkeypatch):
 
         return call
 
-    card = SimpleNamespace(
-        multi_processor_count=MULTIPROCESSORS, max_threads_per_multi_processor=1024
-    )
     monkeypatch.setattr(program.Program, "function", function)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    has_room_for(monkeypatch, 1024)
     for module in (reduction, softmax, bias_gelu):
         monkeypatch.setattr(module, "require_cupy", lambda device: None)
         monkeypatch.setattr(module, "on_torch_stream", lambda call: call)
     return log
+
+
+def has_room_for(monkeypatch, threads):
+    """Each multiprocessor, as far as the workloads can tell."""
+    card = SimpleNamespace(
+        multi_processor_count=MULTIPROCESSORS, max_threads_per_multi_processor=threads
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,39 @@ def test_a_reduction_passes_its_own_check(launches, device, operation, precision
 def test_there_are_no_more_blocks_than_have_work_or_find_room(launches, n, blocks):
     assert float(reduction.reducer(torch.ones(n))()) == n
     assert launches == [("vectorized", (blocks,)), ("finish", (1,))]
+
+
+@pytest.mark.parametrize(
+    ("operation", "threads", "blocks"),
+    [
+        ("max", 1024, 4),
+        ("argmax", 1024, 4),
+        ("max", 1536, 6),
+        ("max", 2048, 8),
+        ("argmax", 2048, 6),
+    ],
+)
+def test_an_index_which_takes_more_registers_has_fewer_blocks_where_threads_allow_for_more(
+    launches, monkeypatch, operation, threads, blocks
+):
+    has_room_for(monkeypatch, threads)
+    reduction.reducer(torch.ones(10**6), operation)()
+    assert launches[0] == ("vectorized", (MULTIPROCESSORS * blocks,))
+
+
+@pytest.mark.parametrize(("threads", "blocks"), [(1024, 4), (1536, 6), (2048, 6)])
+def test_rows_of_blocks_for_bias_and_gelu_are_as_many_as_the_card_has_room_for(
+    launches, monkeypatch, threads, blocks
+):
+    has_room_for(monkeypatch, threads)
+    bias_gelu.bias_gelu_kernel(torch.ones(100, 1000), torch.ones(1000))()
+    assert launches == [("bias_gelu", (1, MULTIPROCESSORS * blocks))]
+
+
+@pytest.mark.parametrize("variant", reduction.VARIANTS)
+def test_the_greatest_of_negative_integers_is_one_of_them(launches, variant):
+    values = torch.arange(-700, -6, dtype=torch.int32)
+    assert int(reduction.reducer(values, "max", variant)()) == -7
 
 
 def test_the_fastest_variant_and_the_sum_are_the_default(launches):
@@ -108,6 +146,15 @@ def test_what_the_kernels_cannot_reduce_is_refused_with_what_they_can(
     assert launches == []
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_rows_of_no_elements_are_no_launch(launches, shape):
+    """CUDA refuses a grid of no blocks."""
+    values = torch.ones(shape)
+    assert softmax.softmax_kernel(values)().shape == shape
+    assert bias_gelu.bias_gelu_kernel(values, torch.ones(shape[1]))().shape == shape
+    assert launches == []
+
+
 @pytest.mark.parametrize("precision", softmax.ELEMENTS)
 def test_a_softmax_passes_its_own_check(launches, device, precision):
     run_check(softmax.softmax.prepare(device, "kernel", 7, 300, precision))
@@ -126,6 +173,10 @@ def test_bias_and_gelu_pass_their_own_check(launches, device, precision):
     [
         (lambda: softmax.softmax_kernel(torch.ones(3, 4).T), "contiguous"),
         (lambda: softmax.softmax_kernel(torch.ones(3, 4).double()), "float64"),
+        (lambda: softmax.softmax_kernel(torch.ones(5)), r"rows × columns.*\(5,\)"),
+        (lambda: softmax.softmax_kernel(torch.ones(2, 3, 4)), r"rows × columns.*\(2, 3, 4\)"),
+        (lambda: bias_gelu.bias_gelu_kernel(torch.ones(4), torch.ones(4)), r"columns.*\(4,\)"),
+        (lambda: bias_gelu.bias_gelu_kernel(torch.ones(1, 1, 4), torch.ones(4)), r"\(1, 1, 4\)"),
         (lambda: bias_gelu.bias_gelu_kernel(torch.ones(3, 4).T, torch.ones(3)), "contiguous"),
         (lambda: bias_gelu.bias_gelu_kernel(torch.ones(3, 4), torch.ones(8)[::2]), "contiguous"),
         (lambda: bias_gelu.bias_gelu_kernel(torch.ones(3, 4), torch.ones(3)), "4 columns"),
@@ -177,6 +228,36 @@ def test_a_launch_that_leaves_out_the_last_one_fails_the_check(
     monkeypatch.setattr(program.Program, "function", one_less)
     with pytest.raises(WrongResult):
         run_check(workload.prepare(device, *axes))
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "spoil"),
+    [
+        # Twice to five times what rounding may do to them.
+        ("reduction", ("sum", "vectorized", 50_000, "fp32"), lambda total: total.add_(6e-3)),
+        ("reduction", ("sum", "vectorized", 50_000, "int32"), lambda total: total.add_(1)),
+        ("softmax", ("kernel", 7, 300, "fp32"), lambda rows: rows[-1, -1].mul_(1 + 3e-5)),
+        ("bias_gelu", ("kernel", 7, 300, "fp32"), lambda rows: rows[-1, -1].add_(1e-5)),
+    ],
+)
+def test_a_check_finds_one_number_off_by_little_more_than_rounding_in_the_last_row_too(
+    launches, device, monkeypatch, name, axes, spoil
+):
+    module = plugins.module("kernels", name)
+    right = module._step
+
+    def wrong(*arguments):
+        step = right(*arguments)
+        return lambda: spoiled(step(), spoil)
+
+    monkeypatch.setattr(module, "_step", wrong)
+    with pytest.raises(WrongResult):
+        run_check(getattr(module, name).prepare(device, *axes))
+
+
+def spoiled(result, spoil):
+    spoil(result)
+    return result
 
 
 class FakeCupy:

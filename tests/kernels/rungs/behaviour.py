@@ -9,16 +9,19 @@ from gpubench.program import THREADS
 from rungs.numbers import (
     LEAST,
     ROUNDING,
+    STORED,
     expected_reduction,
     load,
     random_values,
     store,
     sum_bound,
 )
-from rungs.on_cpu import Library, Memory, Schedule
+from rungs.on_cpu import FORWARD, Library, Memory, Schedule
 from rungs.programs import reduction
 
 POISON = 0x7F
+MANY_BLOCKS = 300  # more than the second pass has threads, so that one of these takes two states
+FAR = 2**31 + 10_003  # elements, more than a 32-bit index can count
 
 
 def result_type(operation: str, precision: str) -> type:
@@ -100,13 +103,86 @@ def check_reduction(
         assert len(bits) <= 1, f"{said}: bits differ with the schedule"
 
 
+def check_many_blocks(library: Library, variant: str, operation: str, precision: str) -> None:
+    """Every block has data, and the greatest is the last one's."""
+    itemsize = np.dtype(STORED[precision]).itemsize
+    taken = reduction.TILE_BYTES // itemsize if variant == "vectorized" else THREADS
+    values = random_values(MANY_BLOCKS * taken, precision, seed=0)
+    greatest = 2**31 - 1 if precision == "int32" else 9.0
+    values[-1:] = store(np.array([greatest]), precision)
+    arguments = (library, variant, operation, precision, values, [FORWARD])
+    check_reduction(*arguments, blocks=MANY_BLOCKS)
+
+
+def check_far_index(library: Library, variant: str) -> None:
+    """The index of the greatest of more elements than 32 bits can count, found by its block alone.
+
+    All others are zeros that nobody touches, so they take address space and no memory. BF16, of
+    which 2³¹ elements are 4 GiB.
+    """
+    values = np.zeros(FAR, STORED["bf16"])
+    taken = reduction.TILE_BYTES // values.itemsize if variant == "vectorized" else THREADS
+    last = (FAR - 1) // taken
+    places = [(FAR - 1, last)]
+    if variant == "vectorized":
+        # A whole tile, the one that the end cuts short, and what is behind the last whole pack.
+        places = [(2**31 + 4, last - 1), (FAR - 100, last), (FAR - 1, 0)]
+    for place, block in places:
+        values[place] = store(np.array(2.0), "bf16")
+        found = np.zeros(1 if variant == "naive" else 2 * (last + 1), np.int64)
+        addresses = values.ctypes.data, found.ctypes.data
+        library.launch(variant, (last + 1,), (addresses[0], FAR, addresses[1]), FORWARD, only=block)
+        index = found[0] if variant == "naive" else found[2 * block + 1]  # behind the value
+        assert index == place, f"{variant} argmax: {index} instead of {place}"
+        values[place] = 0
+
+
+def check_conversions(library: Library, precision: str) -> None:
+    """Every 16-bit float widened, and three million floats narrowed, bit by bit as NumPy does it.
+
+    Of a float's upper half there is every value, with lower halves at and beside all ties of
+    either format, so that each denormal, overflow, infinity and NaN is among them.
+    """
+    stored = np.arange(2**16, dtype=np.uint16)
+    ties = np.arange(0, 2**16, 2**12, dtype=np.uint32)
+    lower = np.r_[ties, ties + 1, (ties - 1) % 2**16].astype(np.uint32)
+    wide = ((stored.astype(np.uint32) << 16)[:, None] | lower).reshape(-1)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        widened = load(stored.view(STORED[precision]), precision).astype(np.float32)
+        narrowed = store(wide.view(np.float32), precision)
+    for kernel, given, expected in (
+        ("widen_bits", stored, widened),
+        ("narrow_bits", wide, narrowed),
+    ):
+        array, result = Memory(given), Memory(np.full_like(expected, POISON))
+        library.launch(kernel, (1,), (array.address, result.address, len(given)), FORWARD)
+        found = result.read()
+        same = found.view(f"u{found.itemsize}") == expected.view(f"u{found.itemsize}")
+        wrong = given[~same & ~(is_nan(found, precision) & is_nan(expected, precision))]
+        assert not len(wrong), f"{kernel} {precision}: {len(wrong)} wrong, as {wrong[0]:#x}"
+
+
+def is_nan(values: np.ndarray, precision: str) -> np.ndarray:
+    """Of floats, or of stored numbers."""
+    return np.isnan(values if values.dtype == np.float32 else load(values, precision))
+
+
+def alignments(arrays: int) -> list[tuple[int, ...]]:
+    """Elements that each array begins behind an aligned address: none, and one for each in turn."""
+    return [(0,) * arrays, *(tuple(row) for row in np.eye(arrays, dtype=int).tolist())]
+
+
 def check_softmax(
-    library: Library, precision: str, values: np.ndarray, schedule: Schedule, offset: int = 0
+    library: Library,
+    precision: str,
+    values: np.ndarray,
+    schedule: Schedule,
+    offsets: tuple[int, ...] = (0, 0),
 ) -> None:
     """``values`` has rows; each becomes its softmax, as torch defines it at NaN and infinity."""
     rows, columns = values.shape
-    array = Memory(values, offset)
-    result = Memory(np.full(values.nbytes, POISON, np.uint8).view(values.dtype), offset)
+    array = Memory(values, offsets[0])
+    result = Memory(np.full(values.nbytes, POISON, np.uint8).view(values.dtype), offsets[1])
     library.launch("softmax", (rows,), (array.address, result.address, columns), schedule)
     wide = load(values, precision)
     with np.errstate(invalid="ignore"):
@@ -126,12 +202,12 @@ def check_bias_gelu(
     schedule: Schedule,
     *,
     grid: tuple[int, int] = (1, 1),
-    offset: int = 0,
+    offsets: tuple[int, ...] = (0, 0, 0),
 ) -> None:
     """gelu(values + bias), whatever the grid; computed in float32 and rounded once."""
     rows, columns = values.shape
-    arrays = Memory(values, offset), Memory(bias, offset)
-    result = Memory(np.full(values.nbytes, POISON, np.uint8).view(values.dtype), offset)
+    arrays = Memory(values, offsets[0]), Memory(bias, offsets[1])
+    result = Memory(np.full(values.nbytes, POISON, np.uint8).view(values.dtype), offsets[2])
     addresses = (*(array.address for array in arrays), result.address)
     library.launch("bias_gelu", grid, (*addresses, rows, columns), schedule)
     shifted = load(values, precision) + load(bias, precision)

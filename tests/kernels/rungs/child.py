@@ -18,7 +18,10 @@ import numpy as np
 
 from rungs import compilers, numbers
 from rungs.behaviour import (
+    alignments,
     check_bias_gelu,
+    check_far_index,
+    check_many_blocks,
     check_reduction,
     check_softmax,
     rows_of,
@@ -74,15 +77,17 @@ def exercise(library: Library, name: str, schedules: tuple[Schedule, ...]) -> No
     (precision,) = rest
     if kernel == "softmax":
         check_softmax(library, precision, special_rows(precision), FORWARD)
-    for columns, offset in ((1, 0), (264, 0), (264, 1), (1031, 0)):
+    offsets_of = alignments(2 if kernel == "softmax" else 3)
+    shapes = [(1, offsets_of[0]), (1031, offsets_of[0]), *((264, one) for one in offsets_of)]
+    for columns, offsets in shapes:
         values = rows_of(precision, 3, columns)
         bias = rows_of(precision, 1, columns, seed=1)[0]
         for schedule in schedules:
             if kernel == "softmax":
-                check_softmax(library, precision, values, schedule, offset)
+                check_softmax(library, precision, values, schedule, offsets)
             else:
                 check_bias_gelu(
-                    library, precision, values, bias, schedule, grid=(2, 2), offset=offset
+                    library, precision, values, bias, schedule, grid=(2, 2), offsets=offsets
                 )
 
 
@@ -95,8 +100,18 @@ def _exercise_reduction(
                 values = numbers.random_values(size, precision, seed=size)
                 arguments = (library, variant, operation, precision, values, schedules)
                 check_reduction(*arguments, blocks=blocks, offset=offset)
-        for values in numbers.adversarial_values(precision).values() if schedules == MANY else ():
-            check_reduction(library, variant, operation, precision, values, [FORWARD], blocks=2)
+        if schedules == MANY:
+            _check_results(library, variant, operation, precision)
+
+
+def _check_results(library: Library, variant: str, operation: str, precision: str) -> None:
+    """What only a wrong result tells of."""
+    for values in numbers.adversarial_values(precision).values():
+        check_reduction(library, variant, operation, precision, values, [FORWARD], blocks=2)
+    if variant == "shared":
+        check_many_blocks(library, variant, operation, precision)
+    if (operation, precision) == ("argmax", "bf16"):
+        check_far_index(library, variant)
 
 
 def main(mode: str, *jobs: str) -> None:

@@ -252,6 +252,11 @@ void run_block(Index block) {
 
 int lane() { return current->number % 32; }
 
+void let_others_run() {
+    ready[(ready_first + ready_count++) % ready.size()] = current;
+    give_way();
+}
+
 void wait_for_block(int line) {
     Fiber& self = *current;
     // Two take turns: whoever is late for one barrier must not learn from the next.
@@ -333,10 +338,11 @@ extern "C" __attribute__((visibility("default"))) void order_blocks([[maybe_unus
              AnnotateBenignRaceSized(__FILE__, __LINE__, address, bytes, "blocks take turns"));
 }
 
-// Null if all threads of all blocks came to their end, else what was wrong.
+// Run all blocks, or ``only`` the one of this number if that isn't negative. Null if all threads of
+// these came to their end, else what was wrong.
 extern "C" __attribute__((visibility("default"))) const char* launch(
     void* function, const unsigned int grid[3], const unsigned int block[3],
-    const std::uint64_t values[6], int how, unsigned int seed) {
+    const std::uint64_t values[6], int how, unsigned int seed, long long only) {
     kernel = reinterpret_cast<Kernel>(function);
     grid_size = {grid[0], grid[1], grid[2]};
     block_size = {block[0], block[1], block[2]};
@@ -349,8 +355,9 @@ extern "C" __attribute__((visibility("default"))) const char* launch(
     berths.resize(UNORDERED_BLOCKS * threads);
     TSAN(host_tsan = __tsan_get_current_fiber());
     const unsigned int blocks = grid[0] * grid[1] * grid[2];
-    for (unsigned int i = 0; i < blocks && !problem[0]; ++i) {
-        const unsigned int number = order == BACKWARD ? blocks - 1 - i : i;
+    const unsigned int first = only < 0 ? 0 : only, end = only < 0 ? blocks : first + 1;
+    for (unsigned int i = first; i < end && !problem[0]; ++i) {
+        const unsigned int number = order == BACKWARD ? first + end - 1 - i : i;
         run_block({number % grid[0], number / grid[0] % grid[1], number / grid[0] / grid[1]});
     }
     TSAN(__tsan_acquire(&launch_end));

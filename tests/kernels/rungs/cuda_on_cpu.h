@@ -37,6 +37,8 @@ extern Position* position;  // of the thread that runs now
 extern Index block_size, grid_size;
 
 void wait_for_block(int line);
+// Give those who can go on, too, their turn first.
+void let_others_run();
 // What lane ``source`` of the warp brings, once all lanes of ``mask`` have brought theirs.
 std::uint64_t exchange(unsigned int mask, std::uint64_t bits, int source, int line);
 int lane();
@@ -77,14 +79,20 @@ To bits_as(From from) {
     cuda_on_cpu::shuffle(mask, value, (source) % 32, __LINE__)
 
 // Atomics are the compiler's own, relaxed as on a card, so that a sanitizer knows them for atomic.
-inline unsigned int atomicCAS(unsigned int* at, unsigned int expected, unsigned int wanted) {
+template <typename Word>
+inline Word exchange_if_equal(Word* at, Word expected, Word wanted) {
     __atomic_compare_exchange_n(at, &expected, wanted, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return expected;
 }
+// Whoever compares has read before, and on a card others come between: here they do every time.
+inline unsigned int atomicCAS(unsigned int* at, unsigned int expected, unsigned int wanted) {
+    cuda_on_cpu::let_others_run();
+    return exchange_if_equal(at, expected, wanted);
+}
 inline unsigned long long atomicCAS(
     unsigned long long* at, unsigned long long expected, unsigned long long wanted) {
-    __atomic_compare_exchange_n(at, &expected, wanted, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    return expected;
+    cuda_on_cpu::let_others_run();
+    return exchange_if_equal(at, expected, wanted);
 }
 inline unsigned int atomicAdd(unsigned int* at, unsigned int value) {
     return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
@@ -98,7 +106,7 @@ inline Value add_by_exchange(Value* at, Value value) {
     Word seen = __atomic_load_n(word, __ATOMIC_RELAXED);
     while (true) {
         const Value sum = cuda_on_cpu::bits_as<Value>(seen) + value;
-        const Word before = atomicCAS(word, seen, cuda_on_cpu::bits_as<Word>(sum));
+        const Word before = exchange_if_equal(word, seen, cuda_on_cpu::bits_as<Word>(sum));
         if (before == seen) {
             return cuda_on_cpu::bits_as<Value>(seen);
         }

@@ -107,6 +107,13 @@ MUTATIONS = (
         caught_by="memory",
     ),
     Mutation(
+        name="alignment of the bias not asked for",
+        program="bias_gelu bf16",
+        old=" && is_aligned(bias)",
+        new="",
+        caught_by="memory",
+    ),
+    Mutation(
         name="one element too many",
         program="reduction max fp64",
         old="i < count; i += stride()) {\n        state",
@@ -118,6 +125,20 @@ MUTATIONS = (
         program="reduction sum bf16",
         old="for (; next < end; next += THREADS)",
         new="for (; next + 1 < end; next += THREADS)",
+        caught_by="run",
+    ),
+    Mutation(
+        name="the second pass's second round left out",
+        program="reduction max fp32",
+        old="for (long long i = threadIdx.x; i < count; i += THREADS) {\n        state = Operation",
+        new="for (long long i = threadIdx.x; i < count; i += count) {\n        state = Operation",
+        caught_by="run",
+    ),
+    Mutation(
+        name="an index of 32 bits",
+        program="reduction argmax bf16",
+        old="__device__ __forceinline__ long long first_index()",
+        new="__device__ __forceinline__ int first_index()",
         caught_by="run",
     ),
     Mutation(
@@ -135,6 +156,13 @@ MUTATIONS = (
         old="{ atomicAdd(sum, value); }\n__device__ __forceinline__ void add_atomically(double",
         new="{ *sum += value; }\n__device__ __forceinline__ void add_atomically(double",
         caught_by="race",
+    ),
+    Mutation(
+        name="a failed exchange not tried again",
+        program="reduction max fp32",
+        old="        seen = before;\n",
+        new="        return;\n",
+        caught_by="run",
     ),
     Mutation(
         name="accumulated in half",

@@ -100,9 +100,14 @@ class Library:
                 self.binary.add_shared(ctypes.c_void_p(base + offset), ctypes.c_size_t(size))
 
     def launch(
-        self, kernel: str, grid: tuple[int, ...], arguments: tuple[int, ...], schedule: Schedule
+        self,
+        kernel: str,
+        grid: tuple[int, ...],
+        arguments: tuple[int, ...],
+        schedule: Schedule,
+        only: int = -1,
     ) -> None:
-        """Run a kernel to its end.
+        """Run all blocks of a kernel to their end, or ``only`` the one of a number.
 
         Raises:
             AssertionError: threads wait for each other in vain, or break a rule of CUDA's.
@@ -114,6 +119,7 @@ class Library:
             (ctypes.c_uint64 * 6)(*arguments),
             ORDERS[schedule.order],
             schedule.seed,
+            ctypes.c_longlong(only),
         )
         assert problem is None, f"{kernel}: {problem.decode()}"
 

@@ -28,6 +28,29 @@ def changed(name: str, old: str, new: str) -> Changed:
     return Changed(program.name, program.path, program.macros, text.replace(old, new))
 
 
+# A float or a stored number is its bits, NaNs too.
+CONVERSIONS = """
+extern "C" __global__ void widen_bits(
+    const ELEMENT* stored, unsigned int* wide, long long count) {
+    for (long long i = threadIdx.x; i < count; i += THREADS) {
+        wide[i] = __float_as_uint(widen(stored[i]));
+    }
+}
+extern "C" __global__ void narrow_bits(
+    const unsigned int* wide, ELEMENT* stored, long long count) {
+    for (long long i = threadIdx.x; i < count; i += THREADS) {
+        stored[i] = narrow<ELEMENT>(__uint_as_float(wide[i]));
+    }
+}
+"""
+
+
+def with_conversions(program: Program) -> Changed:
+    """A program with two kernels more, of vector.cuh's conversions and nothing else."""
+    text = program.source() + CONVERSIONS
+    return Changed(program.name, program.path, program.macros, text)
+
+
 PROGRAMS: dict[str, Program] = {
     program.name: program
     for module in plugins.modules("kernels")
