@@ -283,7 +283,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Fail unless tests execute every line and branch of the CUDA backend: about 2 minutes."""
+    """Fail unless tests execute every line and branch of the CUDA backend: about 1 minute."""
     ready(*needs_of_tests())
     files = ("tests/nvml", "tests/unit/test_doctor.py", "tests/unit/test_cuda_backend.py")
     with tempfile.TemporaryDirectory() as folder:
@@ -321,7 +321,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def results(session: nox.Session) -> None:
-    """Measure the committed result files again, on this machine: about 10 minutes."""
+    """Measure the committed result files again, on this machine: about 15 minutes."""
     ready("run")
     for suite, name in (("quick", "cpu-quick-1"), ("quick", "cpu-quick-2"), ("full", "cpu-full")):
         Path("results", f"{name}.parquet").unlink(missing_ok=True)  # runs overwrite nothing
@@ -389,7 +389,7 @@ def efficiency(session: nox.Session) -> None:
 
 @nox.session
 def mutations(session: nox.Session) -> None:
-    """Plant faults in the kernels; renew the table of docs/verification.md: about 5 minutes."""
+    """Plant faults in the kernels; renew the table of docs/verification.md: about 4 minutes."""
     ready("run", "test")
     with tempfile.TemporaryDirectory() as folder:
         rungs(session, "mutations", folder)
