@@ -850,6 +850,7 @@ def test_of_kernels_nothing_is_claimed_on_a_processor_and_nothing_computed_on_a_
     found = list(kernel_checks.findings(open_device(CARD), CARD, str))
     assert {one.check for one in found} == {f"kernel {name}" for name in kernel_checks.looks()}
     assert {one.found.partition(":")[0] for one in found} == {"simulated, nothing was computed"}
+    assert {one.state for one in found} == {"note"}
 
 
 # --- the command --------------------------------------------------------------------------------
