@@ -32,11 +32,6 @@ MADE = ENVIRONMENT / "gpubench-made"
 INSTALLED = ENVIRONMENT / "gpubench-installed.json"
 CONSTRAINTS = ENVIRONMENT / "gpubench-constraints.txt"
 
-# Without a GPU one release for everybody, so that CPU numbers can be compared; with one, whatever
-# bench/gpubench/data/builds.csv has for its cards and driver.
-TORCH_CPU = "torch==2.13.0"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-
 
 def say(message: str) -> None:
     """Announce a step that takes more than a moment."""
@@ -157,7 +152,7 @@ def pypi_torch_is_cpu_only() -> bool:
     from packaging.requirements import Requirement
 
     request = ("--dry-run", "--no-deps", "--ignore-installed", "--use-feature=fast-deps")
-    report = pip("install", *request, "--report", "-", TORCH_CPU, attempt=True)
+    report = pip("install", *request, "--report", "-", stack.TORCH_CPU, attempt=True)
     if report is None:
         return False
     metadata = json.loads(report)["install"][0]["metadata"]
@@ -177,14 +172,14 @@ def install_torch(build: stack.Build | None) -> None:
         pip("install", build.torch, *(["--index-url", build.index] if build.index else []))
     elif pypi_torch_is_cpu_only():
         say("installing torch (CPU build, about 0.9 GB on disk) ...")
-        pip("install", TORCH_CPU)
+        pip("install", stack.TORCH_CPU)
     else:
         say("installing torch (CPU build from PyTorch's own index, about 0.9 GB on disk) ...")
         # That index mirrors little else, so the dependencies wait for the next installation.
-        source = ("--no-deps", "--retries", "1", "--index-url", TORCH_CPU_INDEX)
-        if pip("install", *source, TORCH_CPU + "+cpu", attempt=True) is None:
+        source = ("--no-deps", "--retries", "1", "--index-url", stack.TORCH_CPU_INDEX)
+        if pip("install", *source, stack.TORCH_CPU + "+cpu", attempt=True) is None:
             say("that index can't be reached; installing PyPI's CUDA build, about 6 GB on disk ...")
-            pip("install", TORCH_CPU)
+            pip("install", stack.TORCH_CPU)
     version = call("-c", "import importlib.metadata as m; print(m.version('torch'))")
     CONSTRAINTS.write_text(f"torch=={version}", encoding="utf-8")
 
@@ -193,7 +188,7 @@ def ready(*extras: str) -> None:
     """Install gpubench, editable, with ``extras`` into ``.venv``, unless it is there already."""
     make_environment()
     # Scripts of an environment hold its path, and another driver needs another PyTorch.
-    basis = [str(ROOT), str(shutil.which("nvidia-smi"))]
+    basis = [str(ROOT), str(shutil.which("nvidia-smi")), stack.TORCH_CPU]
     files = (ROOT / "pyproject.toml", ROOT / "noxfile.py", stack.BUILDS)
     basis += [path.read_text("utf-8") for path in files]
     key = hashlib.sha256("\0".join(basis).encode()).hexdigest()
@@ -205,7 +200,7 @@ def ready(*extras: str) -> None:
     INSTALLED.unlink(missing_ok=True)
     if "run" in wanted:
         build = accelerator()
-        chosen = f"{build.build} {build.torch}" if build else TORCH_CPU
+        chosen = f"{build.build} {build.torch}" if build else stack.TORCH_CPU
         if torch != chosen:
             install_torch(build)
         torch = chosen

@@ -24,8 +24,8 @@ FIRST_DRIVER = {11: 450, 12: 525, 13: 580}
 # architectures": NVIDIA's Unix graphics feature deprecation schedule, 2025.
 TURING = (7, 5)
 LAST_DRIVER_BEFORE_TURING = 580
-# Without a card: the release that noxfile.py installs, so that numbers of processors can be
-# compared. From PyTorch's own index, since PyPI's build for Linux brings gigabytes of CUDA.
+# Without a card one release for everybody, so that numbers of processors can be compared. From
+# PyTorch's own index, since PyPI's build for Linux brings gigabytes of CUDA.
 TORCH_CPU = "torch==2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # Distributions of CuPy; the one without a CUDA version is built on the machine, for what is there.

@@ -58,10 +58,22 @@ def test_the_list_of_routines_says_which_take_minutes(noxfile, routine):
     assert "minute" in getattr(noxfile, routine).__doc__.partition("\n")[0]
 
 
-def test_the_torch_of_a_processor_is_the_one_that_gpubench_names(noxfile):
+def test_the_torch_of_a_processor_is_the_one_that_gpubench_names(noxfile, monkeypatch, tmp_path):
     """One release for everybody, so that numbers of processors can be compared."""
-    assert noxfile.TORCH_CPU == stack.TORCH_CPU
-    assert noxfile.TORCH_CPU_INDEX == stack.TORCH_CPU_INDEX
+    asked = []
+    monkeypatch.setattr(noxfile, "accelerator", lambda: None)
+    monkeypatch.setattr(noxfile, "pypi_torch_is_cpu_only", lambda: False)
+    monkeypatch.setattr(noxfile, "pip", lambda *words, **options: asked.append(words) or "")
+    monkeypatch.setattr(noxfile, "call", lambda *words: "2.13.0+cpu\n")
+    monkeypatch.setattr(noxfile, "make_environment", lambda: None)
+    for name in ("INSTALLED", "CONSTRAINTS"):
+        monkeypatch.setattr(noxfile, name, tmp_path / name)
+    for release in (stack.TORCH_CPU, stack.TORCH_CPU, "torch==9.9"):
+        monkeypatch.setattr(stack, "TORCH_CPU", release)
+        noxfile.ready("run")
+    taken = [words for words in asked if f"{words[-1]}".startswith("torch==")]
+    assert [words[-1] for words in taken] == ["torch==2.13.0+cpu", "torch==9.9+cpu"]
+    assert all(stack.TORCH_CPU_INDEX in words for words in taken)
 
 
 @pytest.mark.parametrize("driver", ["550.54.15", "580.65.06"])
